@@ -1,0 +1,146 @@
+"""What the ingress and the jobs room say to each other: records, events and the service's face.
+
+The ingress is written against :class:`JobService`; the Ray deployment ``Jobs`` and the in-process
+service of the tests both implement it, so routes never know which one they talk to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from enum import Enum
+from typing import Any, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from deployments.contracts import Mode
+
+
+class JobStatus(str, Enum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        return self in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class JobRequest(Record):
+    """An accepted request. Its picture is in storage before this is submitted."""
+
+    job_id: str
+    input_path: str = Field(description="storage path of the picture's bytes, below the job")
+    options: dict[str, Any] = Field(description="GenerationOptions as JSON")
+    idempotency_key: str | None = None
+    owner: str | None = Field(None, description="hash of the API key that submitted it")
+
+
+class StageReport(Record):
+    """One stage's part of a finished job, in the words of unified_api.md."""
+
+    status: str = Field(description="completed, skipped or failed")
+    reason: str | None = None
+    directory: str | None = Field(None, description="storage path of the stage's files")
+    files: tuple[str, ...] = ()
+
+
+class JobFailure(Record):
+    """Why a job failed: a code of the error tree with its message."""
+
+    code: str
+    message: str
+    detail: dict[str, Any] = Field(default_factory=dict)
+
+
+class JobView(Record):
+    """A job as its owner sees it."""
+
+    id: str
+    status: JobStatus
+    mode: Mode
+    options: dict[str, Any]
+    stage: str | None = None
+    step: int = 0
+    steps: int = 0
+    attempt: int = 0
+    created_at: float
+    started_at: float | None = None
+    finished_at: float | None = None
+    warnings: tuple[str, ...] = ()
+    stage1: StageReport | None = None
+    stage2: StageReport | None = None
+    files: dict[str, str] = Field(
+        default_factory=dict, description="name inside the ZIP -> storage path"
+    )
+    failure: JobFailure | None = None
+
+
+class JobEvent(Record):
+    """Something that happened to a job. ``seq`` rises by one and starts at 1."""
+
+    seq: int
+    time: float
+    kind: str = Field(description="queued, started, stage, step, retry, result, failed, cancelled")
+    body: dict[str, Any] = Field(default_factory=dict)
+
+
+class ReplicaFacts(Record):
+    """One stage replica's last heartbeat."""
+
+    stage: str
+    replica: str
+    device: str
+    memory_total: int | None = Field(None, description="bytes on the device")
+    memory_used: int | None = None
+    checkpoint: str
+    backends: dict[str, str] = Field(default_factory=dict)
+    busy: bool = False
+    step_seconds: float | None = None
+    reason: str | None = Field(None, description="why it can not work, when it can not")
+    seen_at: float
+
+
+class StageState(Record):
+    """A stage as the registry and the status monitor know it (serving.md section 4)."""
+
+    state: str = Field(description="up, idle, starting, zero, failed, absent or unknown")
+    reason: str | None = None
+    replicas: tuple[ReplicaFacts, ...] = ()
+
+    @property
+    def available(self) -> bool:
+        return self.state in ("up", "zero", "starting")
+
+
+class ServiceState(Record):
+    """What /health and /info answer from, without asking any stage."""
+
+    mode: Mode
+    stages: dict[str, StageState]
+    queued: int
+    running: int
+    seconds_by_stage: dict[str, float] = Field(
+        default_factory=dict, description="median seconds of recent runs"
+    )
+
+
+class JobService(Protocol):
+    """The jobs room as the ingress sees it. Failures are of the error tree."""
+
+    async def submit(self, request: JobRequest) -> JobView: ...
+
+    async def get(self, job_id: str) -> JobView: ...
+
+    def events(self, job_id: str, after: int = 0) -> AsyncIterator[JobEvent]:
+        """Events with ``seq > after``, past and future; ends after the job's final event."""
+        ...
+
+    async def cancel(self, job_id: str) -> JobView: ...
+
+    async def state(self) -> ServiceState: ...
