@@ -1,4 +1,4 @@
-"""Activated 3-D Gaussians as plain numpy: what colours unseen texels and what a splat file holds."""
+"""Activated 3-D Gaussians as plain numpy: the colour of unseen texels, the content of splats."""
 
 from __future__ import annotations
 
