@@ -1,0 +1,90 @@
+"""Which library computes attention: chosen once for the process, logged with the reason."""
+
+from __future__ import annotations
+
+import logging
+from enum import Enum
+from importlib.util import find_spec
+
+import torch
+
+from deployments.errors import BackendError
+
+logger = logging.getLogger(__name__)
+
+
+class Backend(str, Enum):
+    """The values are the names that settings and the command line use."""
+
+    SDPA = "sdpa"
+    XFORMERS = "xformers"
+    FLASH_ATTN = "flash-attn"
+
+
+AUTO = "auto"
+_MODULE = {Backend.XFORMERS: "xformers.ops", Backend.FLASH_ATTN: "flash_attn"}
+_current = Backend.SDPA
+
+
+def current_backend() -> Backend:
+    """The backend that attention calls use now."""
+    return _current
+
+
+def choose_backend(name: str, device: torch.device | str) -> Backend:
+    """Pick the backend that all later attention calls of this process use, and return it.
+
+    ``name`` is "auto" or a value of ``Backend``. A backend that is asked for by name and can not
+    run here raises ``BackendError``; "auto" never fails. Tensors that a library does not take
+    (float32, tensors on the CPU) go to SDPA in any case.
+    """
+    global _current
+    _current, reason = _pick(name, torch.device(device))
+    logger.info("attention backend: %s (%s)", _current.value, reason)
+    return _current
+
+
+def _pick(name: str, device: torch.device) -> tuple[Backend, str]:
+    if name != AUTO:
+        return _requested(name, device)
+    if device.type != "cuda":
+        return Backend.SDPA, f"the only one for {device.type}"
+    major, minor = torch.cuda.get_device_capability(device)
+    if major >= 9:
+        # cuDNN's kernel, which SDPA reaches, is built for Hopper; the libraries' releases are not.
+        return Backend.SDPA, f"cuDNN attention is the fastest on compute capability {major}.{minor}"
+    for backend in (Backend.FLASH_ATTN, Backend.XFORMERS):
+        if _importable(backend) and major >= 8:
+            return backend, f"installed, compute capability {major}.{minor}"
+    return Backend.SDPA, "no other attention library is installed"
+
+
+def _requested(name: str, device: torch.device) -> tuple[Backend, str]:
+    names = [backend.value for backend in Backend]
+    if name not in names:
+        raise BackendError(
+            f"unknown attention backend {name!r}: choose one of {', '.join([AUTO, *names])}",
+            code="attention_backend_unknown",
+        )
+    backend = Backend(name)
+    if backend is Backend.SDPA:
+        return backend, "asked for"
+    if device.type != "cuda":
+        raise BackendError(
+            f"attention backend {name!r} needs a CUDA device and got {device}: use 'sdpa'",
+            code="attention_backend_unusable",
+        )
+    if not _importable(backend):
+        raise BackendError(
+            f"attention backend {name!r} is not installed: `pip install {name}`, or use 'sdpa'",
+            code="attention_backend_missing",
+        )
+    return backend, "asked for"
+
+
+def _importable(backend: Backend) -> bool:
+    module = _MODULE[backend]
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # the parent package of "xformers.ops" is missing
+        return False

@@ -1,0 +1,147 @@
+"""The modulated transformer block of both flows (model.md 6.5).
+
+One class for dense tokens (B, T, C), as the structure flow has them, and for packed tokens (N, C)
+with the length of every sequence, as the latent flow over sparse voxels has them.
+
+The block is called with what does not change between its neighbours already computed: the six
+modulation vectors of a time step (``modulation``) and the keys and values of the condition
+(``context_keys``), which are the same at every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from deployments.layers.attention import attention
+from deployments.layers.normalization import HeadRMSNorm, LayerNorm, layer_norm_modulated
+
+Lengths = Sequence[int]
+
+
+class SelfAttention(nn.Module):
+    """Self-attention with fused q, k, v and an optional RMS norm of every head of q and k."""
+
+    def __init__(self, channels: int, heads: int, *, qk_rms_norm: bool = True) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_qkv = nn.Linear(channels, 3 * channels)
+        self.q_rms_norm = HeadRMSNorm(heads, channels // heads) if qk_rms_norm else None
+        self.k_rms_norm = HeadRMSNorm(heads, channels // heads) if qk_rms_norm else None
+        self.to_out = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor, lengths: Lengths | None = None) -> Tensor:
+        """(B, T, C), or (N, C) with ``lengths`` -> the same shape."""
+        qkv = self.to_qkv(x).unflatten(-1, (3, self.heads, -1))  # (..., 3, H, D)
+        q, k, v = qkv.unbind(-3)
+        if self.q_rms_norm is not None and self.k_rms_norm is not None:
+            q, k = self.q_rms_norm(q), self.k_rms_norm(k)
+        return self.to_out(_attend(q, k, v, lengths, lengths).flatten(-2))
+
+
+class CrossAttention(nn.Module):
+    """Attention to a dense condition; keys and values are computed once for all steps."""
+
+    def __init__(self, channels: int, context_channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(channels, channels)
+        self.to_kv = nn.Linear(context_channels, 2 * channels)
+        self.to_out = nn.Linear(channels, channels)
+
+    def context_keys(self, context: Tensor) -> Tensor:
+        """Condition (B, L, C') -> keys and values (B, L, 2, H, D)."""
+        return self.to_kv(context).unflatten(-1, (2, self.heads, -1))
+
+    def forward(self, x: Tensor, context_keys: Tensor, lengths: Lengths | None = None) -> Tensor:
+        """(B, T, C), or (N, C) with ``lengths`` -> the same shape."""
+        q = self.to_q(x).unflatten(-1, (self.heads, -1))
+        k, v = context_keys.unbind(-3)  # (B, L, H, D)
+        context_lengths = None
+        if lengths is not None:
+            context_lengths = [k.shape[1]] * len(lengths)
+            k, v = k.flatten(0, 1), v.flatten(0, 1)  # (B L, H, D)
+        return self.to_out(_attend(q, k, v, lengths, context_lengths).flatten(-2))
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with the tanh form of GELU between them."""
+
+    def __init__(self, channels: int, ratio: float) -> None:
+        super().__init__()
+        hidden = int(channels * ratio)
+        self.mlp = nn.Sequential(
+            nn.Linear(channels, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, channels)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C)."""
+        return self.mlp(x)
+
+
+class ModulatedBlock(nn.Module):
+    """Self-attention and MLP modulated by time, cross-attention to the condition in between."""
+
+    def __init__(
+        self,
+        channels: int,
+        context_channels: int,
+        heads: int,
+        *,
+        mlp_ratio: float = 4,
+        qk_rms_norm: bool = True,
+    ) -> None:
+        super().__init__()
+        self.norm2 = LayerNorm(channels, eps=1e-6)
+        self.self_attn = SelfAttention(channels, heads, qk_rms_norm=qk_rms_norm)
+        self.cross_attn = CrossAttention(channels, context_channels, heads)
+        self.mlp = FeedForward(channels, mlp_ratio)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(channels, 6 * channels))
+
+    def modulation(self, time: Tensor) -> Tensor:
+        """Time embedding (B or 1, C) -> shift, scale, gate, twice (B or 1, 6 C)."""
+        return self.adaLN_modulation(time)
+
+    def context_keys(self, context: Tensor) -> Tensor:
+        """Condition (B, L, C') -> keys and values (B, L, 2, H, D)."""
+        return self.cross_attn.context_keys(context)
+
+    def forward(
+        self, x: Tensor, modulation: Tensor, context_keys: Tensor, lengths: Lengths | None = None
+    ) -> Tensor:
+        """Tokens (B, T, C), or packed (N, C) with the B ``lengths``; returns the same shape.
+
+        ``modulation`` has one row for all or one a batch item, ``context_keys`` one entry a batch
+        item; both come from the methods of those names.
+        """
+        rows = _rows(modulation, lengths)  # (B or 1, 1, 6 C), packed: (N or 1, 6 C)
+        shift1, scale1, gate1, shift2, scale2, gate2 = rows.chunk(6, dim=-1)
+        h = layer_norm_modulated(x, shift1, scale1)
+        x = torch.addcmul(x, gate1, self.self_attn(h, lengths))
+        x = x + self.cross_attn(self.norm2(x), context_keys, lengths)
+        h = layer_norm_modulated(x, shift2, scale2)
+        return torch.addcmul(x, gate2, self.mlp(h))
+
+
+def _rows(modulation: Tensor, lengths: Lengths | None) -> Tensor:
+    """Modulation rows shaped to broadcast against dense or packed tokens."""
+    if lengths is None:
+        return modulation[:, None]
+    if modulation.shape[0] == 1:
+        return modulation
+    repeats = torch.tensor(lengths, device=modulation.device)
+    return modulation.repeat_interleave(repeats, dim=0, output_size=sum(lengths))
+
+
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, q_lengths: Lengths | None, k_lengths: Lengths | None
+) -> Tensor:
+    if q_lengths is None or k_lengths is None:
+        return attention(q, k, v)
+    if len(q_lengths) == 1:  # one sequence needs no packing
+        return attention(q[None], k[None], v[None])[0]
+    from deployments.layers.attention.varlen import attention_varlen
+
+    return attention_varlen(q, k, v, q_lengths, k_lengths)
