@@ -1,0 +1,51 @@
+"""The preview on Ray Serve: Stage 1's result in, a textured GLB of its voxels out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+from ray import serve
+
+from deployments.contracts import GenerationOptions, MultiviewResult
+from deployments.messages import StageItem, WorkOrder
+from deployments.stage_worker import StageWorker, WorkerFacts
+
+
+@serve.deployment(
+    name="Preview",
+    max_ongoing_requests=1,
+    health_check_period_s=10,
+    health_check_timeout_s=30,
+    graceful_shutdown_timeout_s=60,
+    ray_actor_options={"num_cpus": 0.1},
+)
+class Preview:
+    """Makes ``stage1/preview.glb`` for jobs whose Stage 2 did not run.
+
+    A deployment of its own: it has to work exactly when Stage 2 does not, it needs no card, so it
+    must not hold one of Stage 1's, and its seconds of geometry must not run inside the jobs room.
+    """
+
+    def __init__(self) -> None:
+        from deployments.preview.pipeline import PreviewPipeline
+
+        self._pipeline = PreviewPipeline()
+        facts = WorkerFacts(
+            stage="preview", replica=serve.get_replica_context().replica_id.unique_id
+        )
+        self._worker = StageWorker(facts)
+
+    async def run(
+        self, order: WorkOrder, multiview: MultiviewResult, options: GenerationOptions
+    ) -> AsyncGenerator[StageItem, None]:
+        """One run as the items of deployments/messages.py; its value is the GLB's bytes."""
+
+        def work(progress: object, cancelled: object) -> object:
+            return self._pipeline(multiview, options)
+
+        async with self._worker.run(order, work) as items:
+            async for item in items:
+                yield item
+
+    def check_health(self) -> None:
+        self._worker.check_health()

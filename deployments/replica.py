@@ -1,0 +1,95 @@
+"""What the Ray shells of Stage 1 and Stage 2 need before their worker can run: weights, device,
+and the line to the jobs room. Ray itself stays in the ``deployment.py`` files.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from deployments.messages import Heartbeat, WorkOrder
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Which weights a replica loads, and how it computes with them."""
+
+    checkpoint: str
+    device: str = "auto"  # auto, cpu, cuda, cuda:N
+    dtype: str = "auto"  # auto, float32, float16, bfloat16
+    attention: str = "auto"  # auto, sdpa, xformers, flash-attn
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How a replica is watched. Times in seconds."""
+
+    jobs_app: str | None = None  # application with Jobs, None: the replica's own
+    heartbeat_s: float = 5.0
+    alive_check_s: float = 3.0
+    step_timeout_s: float = 600.0
+
+
+class JobsLine:
+    """What a stage replica says to the jobs room, over a deployment handle."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    async def heartbeat(self, beat: Heartbeat) -> None:
+        await self._handle.heartbeat.remote(beat)
+
+    async def lease_left(self, order: WorkOrder) -> float:
+        """Seconds that the job's lease still has; 0 when the job is not this order's any more."""
+        return float(await self._handle.alive.remote(order.job, order.fence))
+
+
+def choose_device(wish: str, *, card_reserved: bool) -> str:
+    """The device to compute on. ``auto`` takes a card only where Ray reserved one.
+
+    Without ``num_gpus`` Ray hides no card, so asking torch would find one that belongs to others.
+    On the CPU torch may use every core: Ray has set one thread a reserved CPU, but the stages of a
+    small machine take turns.
+    """
+    import torch
+
+    if wish == "auto":
+        wish = "cuda" if card_reserved and torch.cuda.is_available() else "cpu"
+    if wish == "cpu":
+        torch.set_num_threads(os.cpu_count() or 1)
+    return wish
+
+
+def choose_dtype(wish: str) -> torch.dtype | None:
+    """The precision by name, None for ``auto``: then the pipeline follows its device."""
+    import torch
+
+    named = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    return None if wish == "auto" else named[wish]
+
+
+def device_memory(device: str) -> Callable[[], tuple[int, int] | None]:
+    """A function that tells bytes total and reserved by this process on a CUDA device.
+
+    It reads the allocator's books, never the card: a hung card must not hang the heartbeat.
+    """
+    import torch
+
+    if not device.startswith("cuda"):
+        return lambda: None
+    total = torch.cuda.get_device_properties(device).total_memory
+    return lambda: (total, torch.cuda.memory_reserved(device))
+
+
+def device_name(device: str) -> str:
+    """``NVIDIA H100 80GB HBM3 (cuda)`` or ``cpu``, as /info shows it."""
+    import torch
+
+    if device.startswith("cuda"):
+        return f"{torch.cuda.get_device_name(device)} ({device})"
+    return device

@@ -1,0 +1,82 @@
+"""Stage 1 on Ray Serve: prepared picture in, five views, normals and voxels out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import ray
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from deployments.contracts import GenerationOptions, PreparedImage
+from deployments.messages import StageItem, WorkOrder
+from deployments.replica import (
+    JobsLine,
+    Watch,
+    Weights,
+    choose_device,
+    choose_dtype,
+    device_memory,
+    device_name,
+)
+from deployments.stage_worker import StageWorker, WorkerFacts
+
+
+@serve.deployment(
+    name="Stage1",
+    max_ongoing_requests=1,
+    health_check_period_s=10,
+    health_check_timeout_s=30,
+    graceful_shutdown_timeout_s=600,
+    ray_actor_options={"num_cpus": 0.5},
+)
+class Stage1:
+    """Holds the joint 2D-3D model and runs one picture at a time."""
+
+    def __init__(self, weights: Weights, watch: Watch, *, compile_model: bool = False) -> None:
+        from deployments.checkpoints.checkpoint import open_checkpoint
+        from deployments.layers.attention import current_backend
+        from deployments.stage1.pipeline import Stage1Pipeline
+
+        context = serve.get_replica_context()
+        card = bool(ray.get_runtime_context().get_accelerator_ids().get("GPU"))
+        device = choose_device(weights.device, card_reserved=card)
+        self._pipeline = Stage1Pipeline.from_checkpoint(
+            open_checkpoint(weights.checkpoint),
+            device=device,
+            dtype=choose_dtype(weights.dtype),
+            attention=weights.attention,
+            compile=compile_model,
+        )
+        jobs = JobsLine(DeploymentHandle("Jobs", watch.jobs_app or context.app_name))
+        self._worker = StageWorker(
+            WorkerFacts(
+                stage="stage1",
+                replica=context.replica_id.unique_id,
+                device=device_name(device),
+                checkpoint=weights.checkpoint,
+                backends={"attention": current_backend().value},
+            ),
+            memory=device_memory(device),
+            step_timeout_s=watch.step_timeout_s,
+            alive_check_s=watch.alive_check_s,
+            ask_lease=jobs.lease_left,
+        )
+        self._beat = asyncio.create_task(self._worker.beat(jobs.heartbeat, watch.heartbeat_s))
+
+    async def run(
+        self, order: WorkOrder, prepared: PreparedImage, options: GenerationOptions
+    ) -> AsyncGenerator[StageItem, None]:
+        """One run as the items of deployments/messages.py; its value is a MultiviewResult."""
+        async with self._worker.run(
+            order,
+            lambda progress, cancelled: self._pipeline(
+                prepared, options, progress=progress, cancelled=cancelled
+            ),
+        ) as items:
+            async for item in items:
+                yield item
+
+    def check_health(self) -> None:
+        self._worker.check_health()

@@ -1,0 +1,107 @@
+"""Stage 2 on Ray Serve: prepared picture, views and voxels in, a textured mesh out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import ray
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from deployments.contracts import GenerationOptions, MultiviewResult, PreparedImage
+from deployments.errors import BackendError
+from deployments.messages import StageItem, WorkOrder
+from deployments.replica import (
+    JobsLine,
+    Watch,
+    Weights,
+    choose_device,
+    choose_dtype,
+    device_memory,
+    device_name,
+)
+from deployments.stage_worker import StageWorker, WorkerFacts
+
+MISSING = """Stage 2 required but failed to import: {cause}
+Install kaolin: https://github.com/NVIDIAGameWorks/kaolin
+Or use --stage1-only flag or --graceful-fallback for fallback mode"""
+
+
+@serve.deployment(
+    name="Stage2",
+    max_ongoing_requests=1,
+    health_check_period_s=10,
+    health_check_timeout_s=30,
+    graceful_shutdown_timeout_s=600,
+    ray_actor_options={"num_cpus": 0.5},
+)
+class Stage2:
+    """Holds the latent flow and both decoders and makes one asset at a time.
+
+    When the backend that ``extraction`` names is missing, ``idle`` starts the replica without its
+    pipeline: it says why in every heartbeat and answers every run with ``Unavailable`` at once.
+    That costs a replica but keeps the application RUNNING, which KubeRay insists on.
+
+    :raises RuntimeError: at start, when a backend is missing and ``idle`` is False.
+    """
+
+    def __init__(
+        self, weights: Weights, watch: Watch, *, extraction: str = "native", idle: bool = False
+    ) -> None:
+        from deployments.checkpoints.checkpoint import open_checkpoint
+        from deployments.layers.attention import current_backend
+        from deployments.stage2.pipeline import Stage2Pipeline
+
+        context = serve.get_replica_context()
+        card = bool(ray.get_runtime_context().get_accelerator_ids().get("GPU"))
+        device = choose_device(weights.device, card_reserved=card)
+        reason = None
+        try:
+            self._pipeline = Stage2Pipeline.from_checkpoint(
+                open_checkpoint(weights.checkpoint),
+                device=device,
+                dtype=choose_dtype(weights.dtype),
+                attention=weights.attention,
+                extraction=extraction,
+            )
+        except BackendError as error:
+            if not idle:
+                raise RuntimeError(MISSING.format(cause=error.message)) from error
+            reason = error.message
+        jobs = JobsLine(DeploymentHandle("Jobs", watch.jobs_app or context.app_name))
+        self._worker = StageWorker(
+            WorkerFacts(
+                stage="stage2",
+                replica=context.replica_id.unique_id,
+                device=device_name(device),
+                checkpoint=weights.checkpoint,
+                backends={"attention": current_backend().value, "extraction": extraction},
+            ),
+            reason=reason,
+            memory=device_memory(device),
+            step_timeout_s=watch.step_timeout_s,
+            alive_check_s=watch.alive_check_s,
+            ask_lease=jobs.lease_left,
+        )
+        self._beat = asyncio.create_task(self._worker.beat(jobs.heartbeat, watch.heartbeat_s))
+
+    async def run(
+        self,
+        order: WorkOrder,
+        prepared: PreparedImage,
+        multiview: MultiviewResult,
+        options: GenerationOptions,
+    ) -> AsyncGenerator[StageItem, None]:
+        """One run as the items of deployments/messages.py; its value is an Asset."""
+        async with self._worker.run(
+            order,
+            lambda progress, cancelled: self._pipeline(
+                prepared, multiview, options, progress=progress, cancelled=cancelled
+            ),
+        ) as items:
+            async for item in items:
+                yield item
+
+    def check_health(self) -> None:
+        self._worker.check_health()
