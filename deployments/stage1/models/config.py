@@ -63,8 +63,8 @@ _FIXED: dict[str, Any] = {
 class SyncConfig:
     """Where pictures and structure exchange features, and how wide (model.md 6.6, 6.7).
 
-    Read from the optional ``"sync"`` object of config.json; the official tree has none and hard-codes
-    the defaults.
+    Read from the optional ``"sync"`` object of config.json; the official tree has none and
+    hard-codes the defaults.
     """
 
     ss_dims: tuple[int, int] = (640, 1280)  # picture widths of the two structure-side blocks
@@ -77,7 +77,7 @@ class SyncConfig:
     flow_splits: tuple[int, int] = (
         8,
         16,
-    )  # flow blocks before the UNet, and up to after its middle
+    )  # flow blocks before UNet, up to after its middle
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SyncConfig:
@@ -93,7 +93,7 @@ class SyncConfig:
 
 @dataclass(frozen=True)
 class JointModelConfig:
-    """Sizes of the multi-view UNet and the structure flow; names follow the official config.json."""
+    """Sizes of the multi-view UNet and the structure flow; names as in the official config.json."""
 
     sample_size: int = 96  # latent pixels a side
     in_channels: int = 8  # noisy latents and picture latents
