@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deployments.layers.sparse.backend import SparseBackend, current_sparse_backend
 from deployments.layers.sparse.sites import Sites
-
-# Gathered input values that the torch implementation holds at a time: 32 M float32 are 128 MB.
-_GATHERED_VALUES = 1 << 25
 
 
 class SubmanifoldConv3d(nn.Module):
@@ -78,13 +74,15 @@ def convolve(feats: Tensor, weight: Tensor, bias: Tensor, table: Tensor) -> Tens
 
 
 def convolve_torch(feats: Tensor, weight: Tensor, bias: Tensor, table: Tensor) -> Tensor:
-    """The reference: gather the neighbours of some rows side by side, then one matrix product."""
-    padded = F.pad(feats, (0, 0, 0, 1))  # -1 finds the row of zeros at the end
-    matrix = weight.flatten(1).T  # (27 C, C')
-    out = feats.new_empty(table.shape[1], weight.shape[0])
-    rows = max(1, _GATHERED_VALUES // matrix.shape[0])
-    for start in range(0, table.shape[1], rows):
-        neighbours = table[:, start : start + rows].T.long()  # (n, 27)
-        gathered = padded[neighbours].flatten(1)  # (n, 27 C)
-        out[start : start + rows] = torch.addmm(bias, gathered, matrix)
-    return out
+    """The reference: for each of the 27 neighbours gather, multiply, add; sums in float32 at least.
+
+    On a CPU this is three to four times as fast as one wide matrix product over all neighbours
+    gathered side by side, because the pieces stay in its caches.
+    """
+    weights = weight.flatten(1, 3).permute(1, 2, 0)  # (27, C, C')
+    total = torch.promote_types(feats.dtype, torch.float32)
+    out = bias.to(total).repeat(table.shape[1], 1)
+    for sources, matrix in zip(table, weights, strict=True):
+        rows = (sources >= 0).nonzero()[:, 0]  # no row twice, so the sum is reproducible
+        out.index_add_(0, rows, (feats[sources[rows]] @ matrix).to(total))
+    return out.to(feats.dtype)
