@@ -4,7 +4,8 @@ Networks never know which kind they come from. ``open_checkpoint`` takes the nam
 line and of the settings:
 
 * ``embedded``: the small trained checkpoint that ships with this package;
-* ``official``: the published weights, pulled before with ``synchuman models pull official``;
+* ``official``: the published weights, pulled before with ``synchuman models pull official``
+  (``official@REVISION`` for a pinned one);
 * a path: any tree in the official layout;
 * ``random:official``, ``random:small``: right shapes, seeded values, no files.
 """
@@ -59,7 +60,7 @@ class Checkpoint(ABC):
 
 def open_checkpoint(name: str) -> Checkpoint:
     """Open a checkpoint by name or path; reads configuration only, never fetches anything."""
-    from deployments.checkpoints.download import find_official
+    from deployments.checkpoints.download import DEFAULT_REVISION, find_official
     from deployments.checkpoints.random import RandomCheckpoint
     from deployments.checkpoints.tree import TreeCheckpoint
 
@@ -68,8 +69,8 @@ def open_checkpoint(name: str) -> Checkpoint:
         return RandomCheckpoint(preset)
     if name == "embedded":
         return TreeCheckpoint(EMBEDDED_DIRECTORY, name=name)
-    if name == "official":
-        found = find_official()
+    if name == "official" or name.startswith("official@"):
+        found = find_official(revision=name.partition("@")[2] or DEFAULT_REVISION)
         return TreeCheckpoint(found.root, name=name, dinov2=found.dinov2)
     path = Path(name).expanduser()
     if not path.is_dir():

@@ -13,7 +13,7 @@ matrix, which third. Facts: ``dinov2_key_map.json`` of the parity kit.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from deployments.checkpoints.component import Component
@@ -117,7 +117,7 @@ def _dinov2_name(name: str) -> CanonicalName:
     return CanonicalName(_rename(name.removeprefix("dinov2_with_registers."), _DINOV2_STEM))
 
 
-def _rename(name: str, table: dict[str, tuple[str, ...]]) -> str:
+def _rename(name: str, table: Mapping[str, tuple[str, ...]]) -> str:
     for official, aliases in table.items():
         for alias in aliases:
             if name == alias or name.startswith(alias + "."):

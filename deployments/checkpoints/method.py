@@ -82,7 +82,11 @@ class MethodConfig:
                 f"{METHOD_FILE} has fields that do not exist: {', '.join(unknown)}; "
                 f"known are {', '.join(sorted(known))}"
             )
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        frozen: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+        return cls(**frozen)
 
     @classmethod
     def from_tree(cls, root: Path | str) -> MethodConfig:

@@ -147,7 +147,7 @@ def load_pickle(path: Path) -> Any:
 
 
 def _load_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    stored = load_pickle(path)
+    stored: dict[str, torch.Tensor] = load_pickle(path)
     if not isinstance(stored, dict) or not all(
         isinstance(v, torch.Tensor) for v in stored.values()
     ):
