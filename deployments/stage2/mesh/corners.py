@@ -58,6 +58,19 @@ def corner_offsets(resolution: int, device: torch.device) -> torch.Tensor:
     return pack(torch.from_numpy(CORNERS).to(device), resolution)
 
 
+def rows_of(keys: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Row of each wanted key in the ascending `keys`, or len(keys) where it is missing."""
+    if len(keys) == 0:
+        return torch.zeros_like(wanted)
+    row = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
+    return torch.where(keys[row] == wanted, row, len(keys))
+
+
+def with_default(values: torch.Tensor, default: float) -> torch.Tensor:
+    """Append the row that missing keys read."""
+    return torch.cat((values, values.new_full((1, *values.shape[1:]), default)))
+
+
 def average_corners(
     coords: torch.Tensor, features: torch.Tensor, resolution: int, *, colours: bool = True
 ) -> CornerField:

@@ -13,7 +13,14 @@ from dataclasses import dataclass
 
 import torch
 
-from deployments.stage2.mesh.corners import CornerField, corner_offsets, pack, unpack
+from deployments.stage2.mesh.corners import (
+    CornerField,
+    corner_offsets,
+    pack,
+    rows_of,
+    unpack,
+    with_default,
+)
 from deployments.stage2.mesh.dual_tables import CORNERS, EDGES, MAX_GROUP_EDGES, dual_tables
 
 
@@ -29,24 +36,12 @@ class SurfaceCubes:
     colour: torch.Tensor | None  # (C, 6) after the sigmoid
 
 
-def rows_of(keys: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Row of each wanted key in the ascending `keys`, or len(keys) where it is missing."""
-    row = torch.searchsorted(keys, wanted).clamp_(max=max(len(keys) - 1, 0))
-    missing = torch.full_like(row, len(keys))
-    return torch.where(keys[row] == wanted, row, missing) if len(keys) else missing
-
-
-def with_default(values: torch.Tensor, default: float) -> torch.Tensor:
-    """Append the row that missing keys read."""
-    return torch.cat((values, values.new_full((1, *values.shape[1:]), default)))
-
-
 def surface_cubes(field: CornerField, coords: torch.Tensor, weights: torch.Tensor) -> SurfaceCubes:
     """Find the cubes with corners of both signs.
 
-    Corners that no voxel speaks for are outside, so each such cube has a listed corner inside: the
-    eight cubes around every inside corner are all candidates there are. They include inactive cubes
-    around the shell, which take part with neutral weights.
+    Corners that no voxel speaks for are outside, and a mixed cube has an edge that changes sign, so
+    the eight cubes around each inside corner with an outside neighbour are all candidates there
+    are. They include inactive cubes around the shell, which take part with neutral weights.
 
     Args:
         field: values at the corners.
@@ -54,15 +49,19 @@ def surface_cubes(field: CornerField, coords: torch.Tensor, weights: torch.Tenso
         weights: (N, 21) their raw weights.
     """
     R, device = field.resolution, field.keys.device
-    inside = unpack(field.keys[field.sdf < 0], R)
-    around = (inside[:, None] - torch.from_numpy(CORNERS).to(device)).flatten(0, 1)
+    negative = field.keys[field.sdf < 0]
+    buried = torch.ones_like(negative, dtype=torch.bool)
+    for step in (1, R + 1, (R + 1) ** 2):
+        for neighbour in (negative - step, negative + step):
+            buried &= rows_of(negative, neighbour) < len(negative)
+    skin = unpack(negative[~buried], R)
+    around = (skin[:, None] - torch.from_numpy(CORNERS).to(device)).flatten(0, 1)
     around = around[((around >= 0) & (around < R)).all(dim=1)]
     keys = torch.unique(pack(around, R))
 
     corner_keys = keys[:, None] + corner_offsets(R, device)
     listed = rows_of(field.keys, corner_keys)
-    negative = with_default(field.sdf, 1.0)[listed] < 0
-    mixed = ~negative.all(dim=1)
+    mixed = (with_default(field.sdf, 1.0)[listed] >= 0).any(dim=1)
     keys, corner_keys = keys[mixed], corner_keys[mixed]
 
     used, corner = torch.unique(corner_keys, return_inverse=True)

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from deployments.errors import BackendError
-from deployments.stage2.mesh.corners import CornerField, pack, unpack
-from deployments.stage2.mesh.flexicubes import rows_of, surface_cubes, with_default
+from deployments.stage2.mesh.corners import CornerField, pack, rows_of, unpack, with_default
+from deployments.stage2.mesh.flexicubes import surface_cubes
 from deployments.stage2.mesh.native_extractor import Triangles
 
 REQUIRED = (

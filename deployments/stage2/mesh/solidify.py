@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from deployments.stage2.mesh.corners import CornerField, pack
+from deployments.stage2.mesh.corners import CornerField, pack, rows_of
 
 PINHOLE_RADIUS = 2  # voxels: openings up to twice as wide do not count as a way in
 MAX_CONTACT = 0.1  # share of a pocket's voxels that may touch the outside: slits touch far more
@@ -36,8 +36,11 @@ def solidify(field: CornerField) -> tuple[CornerField, int]:
         return field, 0
     # Both lists ascend, as argwhere runs x slowest.
     filled_keys = pack(filled, field.resolution).to(field.keys.device)
-    known = torch.isin(field.keys, filled_keys)
-    missing = filled_keys[~torch.isin(filled_keys, field.keys)]
+    row = rows_of(field.keys, filled_keys)
+    missing = filled_keys[row == len(field.keys)]
+    known = torch.zeros(len(field.keys) + 1, dtype=torch.bool, device=row.device)
+    known[row] = True
+    known = known[:-1]
     sdf_known = torch.where(known, -field.sdf.abs().clamp(min=FILLED_SDF), field.sdf)
     keys, order = torch.cat((field.keys, missing)).sort()
 
