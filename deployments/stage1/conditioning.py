@@ -1,0 +1,123 @@
+"""What Stage 1 knows about the photo: CLIP vector, picture latents, DINOv2 tokens, prompts.
+
+Source: model.md 4 (step 6 and 7) and 5. All of it is computed once a request; the sampler arranges
+it for guidance, where unconditional rows are zero (the noise-level part of the CLIP vector too).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from deployments.checkpoints.checkpoint import Checkpoint
+from deployments.checkpoints.component import Component
+from deployments.contracts import PreparedImage, UInt8
+from deployments.layers.dinov2 import DinoV2
+from deployments.stage1.models.joint_model import Conditioning
+from deployments.stage1.picture_vae import PictureVae
+
+_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_CLIP_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
+# Which of (front, face) each of the ten rows shows: four front views and the face, by domain.
+_ROWS = (0, 0, 0, 0, 1, 0, 0, 0, 0, 1)
+
+
+class ClipEncoder:
+    """The CLIP vision tower with projection; embeddings are used as they come (model.md 5.1)."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.size = int(model.config.image_size)
+
+    @classmethod
+    def from_checkpoint(
+        cls, checkpoint: Checkpoint, *, device: torch.device | str, dtype: torch.dtype
+    ) -> ClipEncoder:
+        config = checkpoint.config(Component.IMAGE_ENCODER)
+        model = checkpoint.load(
+            Component.IMAGE_ENCODER, lambda: build_clip(config), device=device, dtype=dtype
+        )
+        return cls(model)
+
+    @torch.inference_mode()
+    def embed(self, pictures: UInt8) -> Tensor:
+        """uint8 (B, H, H, 3) on white to (B, D), neither normalised nor noised."""
+        pixels = normalise_for_clip(torch.from_numpy(clip_pictures(pictures, self.size)))
+        embeddings: Tensor = self.model(
+            pixel_values=pixels.to(next(self.model.parameters()))
+        ).image_embeds
+        return embeddings
+
+
+class Stage1Encoders:
+    """The three picture encoders of Stage 1 and the prompts, on one device."""
+
+    def __init__(self, clip: ClipEncoder, vae: PictureVae, dinov2: DinoV2, prompts: Tensor) -> None:
+        self.clip = clip
+        self.vae = vae
+        self.dinov2 = dinov2
+        self.prompts = prompts  # (10, 77, E)
+
+    @classmethod
+    def from_checkpoint(
+        cls, checkpoint: Checkpoint, *, device: torch.device | str, dtype: torch.dtype
+    ) -> Stage1Encoders:
+        return cls(
+            ClipEncoder.from_checkpoint(checkpoint, device=device, dtype=dtype),
+            PictureVae.from_checkpoint(checkpoint, device=device, dtype=dtype),
+            DinoV2.from_checkpoint(checkpoint, device=device, dtype=dtype),
+            checkpoint.prompt_embeddings().to(device, dtype),
+        )
+
+    def __call__(self, prepared: PreparedImage) -> Conditioning:
+        """Encode one photo; the ten rows show two different pictures, so two are encoded."""
+        pictures = np.stack([prepared.front, prepared.face])  # (2, H, H, 3)
+        rows = list(_ROWS)
+        return Conditioning(
+            pictures=with_noise_level(self.clip.embed(pictures))[rows],
+            latents=self.vae.encode(pictures)[rows],
+            prompts=self.prompts,
+            condition=self.dinov2.condition(prepared.condition[None]),
+        )
+
+
+def clip_pictures(pictures: UInt8, size: int) -> UInt8:
+    """uint8 (B, H, H, 3) to (B, size, size, 3) with Pillow's bicubic filter.
+
+    Square pictures need no centre crop. A resize of tensors would differ by up to two 8-bit steps.
+    """
+    resized = [
+        Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC)
+        for picture in pictures
+    ]
+    return np.stack([np.asarray(picture) for picture in resized])
+
+
+def normalise_for_clip(pictures: Tensor) -> Tensor:
+    """uint8 (B, H, W, 3) to float32 (B, 3, H, W) with CLIP's mean and deviation."""
+    mean, deviation = torch.tensor(_CLIP_MEAN), torch.tensor(_CLIP_DEVIATION)
+    return ((pictures.float() / 255 - mean) / deviation).permute(0, 3, 1, 2)
+
+
+def with_noise_level(embeddings: Tensor, level: float = 0.0) -> Tensor:
+    """(B, D) to (B, 2 D): the sinusoid of the noise level follows, cosines first.
+
+    At the only level in use, 0, these are D/2 ones and D/2 zeros.
+    """
+    half = embeddings.shape[-1] // 2
+    frequencies = torch.exp(-math.log(10000) * torch.arange(half) / half)
+    angles = level * frequencies.to(embeddings.device)
+    sinusoid = torch.cat([angles.cos(), angles.sin()]).to(embeddings.dtype)
+    return torch.cat([embeddings, sinusoid.expand_as(embeddings)], dim=-1)
+
+
+def build_clip(config: dict[str, Any]) -> Any:
+    """A CLIPVisionModelWithProjection from its config.json."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    return CLIPVisionModelWithProjection(CLIPVisionConfig(**config))
