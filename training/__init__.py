@@ -1,0 +1,1 @@
+"""Synthetic people and the training of the embedded checkpoint (README.md of this folder)."""
