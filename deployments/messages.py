@@ -67,6 +67,7 @@ class Failed:
     code: str
     message: str
     retryable: bool
+    kind: str = "GenerationError"  # class of deployments/errors.py
     detail: dict[str, Any] = field(default_factory=dict)
 
 

@@ -204,7 +204,8 @@ class StageWorker:
         if isinstance(error, SyncHumanError):
             self._log.warning("%s: %s", self.facts.stage, error, extra=where)
             # A considered verdict comes again anywhere; what nobody thought of may pass.
-            return Failed(error.code, error.message, retryable=False, detail=error.detail)
+            kind = type(error).__name__
+            return Failed(error.code, error.message, False, kind=kind, detail=error.detail)
         self._log.error("%s failed", self.facts.stage, exc_info=error, extra=where)
         message = f"{self.facts.stage} failed with {type(error).__name__}: {error}"
         return Failed(f"{self.facts.stage}_failed", message[:2000], retryable=True)

@@ -38,6 +38,9 @@ class JobRequest(Record):
     input_path: str = Field(description="storage path of the picture's bytes, below the job")
     options: dict[str, Any] = Field(description="GenerationOptions as JSON")
     idempotency_key: str | None = None
+    digest: str | None = Field(
+        None, description="hash of picture and options: one Idempotency-Key, one request"
+    )
     owner: str | None = Field(None, description="hash of the API key that submitted it")
 
 
@@ -55,6 +58,7 @@ class JobFailure(Record):
 
     code: str
     message: str
+    kind: str | None = Field(None, description="class of deployments/errors.py, e.g. InputError")
     detail: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -69,6 +73,8 @@ class JobView(Record):
     step: int = 0
     steps: int = 0
     attempt: int = 0
+    queue_position: int | None = Field(None, description="1 is next, while queued")
+    cancel_requested: bool = False
     created_at: float
     started_at: float | None = None
     finished_at: float | None = None

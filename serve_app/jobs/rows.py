@@ -1,0 +1,61 @@
+"""Rows of the job tables as records, and the writes that both sides of a job share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, update
+
+from deployments.contracts import Mode
+from serve_app.jobs.protocol import JobFailure, JobStatus, JobView, StageReport
+from serve_app.jobs.tables import events, jobs
+
+QUEUED, RUNNING = JobStatus.QUEUED.value, JobStatus.RUNNING.value
+
+
+def insert_event(
+    connection: Connection, job_id: str, seq: int, time_: float, kind: str, body: dict[str, Any]
+) -> None:
+    connection.execute(
+        insert(events).values(job_id=job_id, seq=seq, time=time_, kind=kind, body=body)
+    )
+
+
+def end_cancelled(connection: Connection, row: Row[Any], now: float) -> None:
+    """End a job that nobody works on as cancelled; a late runner finds its fence gone."""
+    connection.execute(
+        update(jobs)
+        .where(jobs.c.id == row.id)
+        .values(
+            status=JobStatus.CANCELLED.value,
+            cancel_requested=True,
+            fence=row.fence + 1,
+            lease_until=0.0,
+            finished_at=now,
+            last_seq=row.last_seq + 1,
+        )
+    )
+    insert_event(connection, row.id, row.last_seq + 1, now, "cancelled", {})
+
+
+def view(row: Row[Any], position: int | None = None) -> JobView:
+    return JobView(
+        id=row.id,
+        status=JobStatus(row.status),
+        mode=Mode(row.mode),
+        options=row.options,
+        stage=row.stage,
+        step=row.step,
+        steps=row.steps,
+        attempt=row.attempt,
+        queue_position=position,
+        cancel_requested=row.cancel_requested,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        warnings=tuple(row.warnings),
+        stage1=None if row.stage1 is None else StageReport.model_validate(row.stage1),
+        stage2=None if row.stage2 is None else StageReport.model_validate(row.stage2),
+        files=row.files,
+        failure=None if row.failure is None else JobFailure.model_validate(row.failure),
+    )

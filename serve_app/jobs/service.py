@@ -1,0 +1,259 @@
+"""The jobs room: takes jobs in, drives them, and tells what becomes of them. Free of Ray handles.
+
+``Jobs`` (deployment.py) runs one of these on a replica, tests run one in their own process. Several
+may share a database: leases and fences keep them apart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping
+
+from deployments.errors import ServiceError
+from deployments.messages import Heartbeat
+from serve_app.jobs.claims import Claim, ClaimStore
+from serve_app.jobs.monitor import Look, StatusMonitor
+from serve_app.jobs.protocol import (
+    JobEvent,
+    JobRequest,
+    JobStatus,
+    JobView,
+    ServiceState,
+    StageState,
+)
+from serve_app.jobs.registry import Registry
+from serve_app.jobs.runner import JobRun, RunnerRoom, Stages
+from serve_app.jobs.store import JobStore
+from serve_app.jobs.tables import Database
+from serve_app.jobs.watchers import Watchers
+from serve_app.settings import FrontArgs, LiveArgs
+from serve_app.storage import Storage
+
+log = logging.getLogger("ray.serve")
+
+LOOK_FOR_JOBS_S = 0.5  # other replicas' submissions and expired leases are found by looking
+LOOK_FOR_EVENTS_S = 0.5
+MEDIANS_KEPT_S = 5.0
+STATES_KEPT_S = 0.5
+ENDED_TASK_PAUSE_S = 1.0
+
+
+class JobRoom:
+    """Implements ``JobService``, and the stages' side: :meth:`alive` and :meth:`heartbeat`.
+
+    :param name: unique among the rooms of a database.
+    :param applications: the Serve application of each stage, None for one that is not there.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        args: FrontArgs,
+        database: Database,
+        storage: Storage,
+        stages: Stages,
+        look: Look,
+        applications: Mapping[str, str | None],
+    ) -> None:
+        self.live = LiveArgs.model_validate(
+            {key: getattr(args, key) for key in LiveArgs.model_fields}
+        )
+        self._name = name
+        self._args = args
+        self._store = JobStore(database)
+        self._claims = ClaimStore(database)
+        self._registry = Registry(database, stale_s=args.heartbeat_stale_s)
+        self._monitor = StatusMonitor(look, period_s=args.monitor_period_s)
+        self._applications = dict(applications)
+        self._watchers = Watchers()
+        self._runner = RunnerRoom(
+            claims=self._claims,
+            storage=storage,
+            stages=stages,
+            state_of=self._state_of,
+            live=lambda: self.live,
+            lease_s=args.lease_s,
+            changed=self._watchers.wake,
+        )
+        self._runs: dict[str, JobRun] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._cancelling: set[str] = set()
+        self._work = asyncio.Event()
+        self._draining = False
+        self._states: tuple[float, dict[str, StageState]] = (0.0, {})
+        self._medians: tuple[float, dict[str, float]] = (0.0, {})
+        self._loops: list[asyncio.Task[None]] = []
+
+    # Life
+
+    def start(self) -> None:
+        """Begin to look for jobs; needs a running event loop."""
+        loops = (self._claim_for_ever, self._renew_for_ever, self._monitor.watch)
+        self._loops = [asyncio.create_task(loop()) for loop in loops]
+
+    def check(self) -> None:
+        """:raises RuntimeError: when a loop has ended, which none may before :meth:`drain`."""
+        for task in self._loops:
+            if task.done() and not self._draining:
+                raise RuntimeError(f"a loop of the jobs room has ended: {task}")
+
+    async def drain(self, wait_s: float) -> None:
+        """Take no further jobs, let the running ones finish, give back those that do not."""
+        self._draining = True
+        self._work.set()
+        if self._tasks:
+            log.info("%s: waiting for %d jobs", self._name, len(self._tasks))
+            await asyncio.wait(list(self._tasks.values()), timeout=wait_s)
+        tasks = list(self._tasks.values())
+        for task in [*tasks, *self._loops]:
+            task.cancel()
+        await asyncio.gather(*tasks, *self._loops, return_exceptions=True)
+
+    # JobService
+
+    async def submit(self, request: JobRequest) -> JobView:
+        if self._draining:
+            raise ServiceError(
+                "the service is being replaced: send the request again", code="shutting_down"
+            )
+        view, _ = await asyncio.to_thread(
+            self._store.submit,
+            request,
+            max_attempts=self.live.max_attempts,
+            max_queued=self.live.max_queued_jobs,
+            max_queued_of_owner=self.live.max_queued_jobs_per_key,
+        )
+        self._work.set()
+        return view
+
+    async def get(self, job_id: str) -> JobView:
+        return await asyncio.to_thread(self._store.get, job_id)
+
+    async def events_after(
+        self, job_id: str, after: int, wait_s: float
+    ) -> tuple[list[JobEvent], bool]:
+        """Events with ``seq > after``, waiting for the first of them; True: there are no more."""
+        deadline = time.monotonic() + wait_s
+        while True:
+            changed = self._watchers.change_of(job_id)
+            found, over = await asyncio.to_thread(self._store.events, job_id, after)
+            left = deadline - time.monotonic()
+            if found or over or left <= 0:
+                return found, over
+            await asyncio.wait({changed}, timeout=min(left, LOOK_FOR_EVENTS_S))
+
+    async def events(self, job_id: str, after: int = 0) -> AsyncIterator[JobEvent]:
+        over = False
+        while not over:
+            found, over = await self.events_after(job_id, after, wait_s=10.0)
+            for event in found:
+                after = event.seq
+                yield event
+
+    async def cancel(self, job_id: str) -> JobView:
+        view = await asyncio.to_thread(self._store.cancel, job_id)
+        task = self._tasks.get(job_id)
+        if view.status is JobStatus.RUNNING and task is not None:
+            self._cancelling.add(job_id)
+            task.cancel()
+        self._watchers.wake(job_id)
+        return view
+
+    async def state(self) -> ServiceState:
+        states = await self._all_states()
+        counts = await asyncio.to_thread(self._store.counts)
+        now = time.monotonic()
+        if now - self._medians[0] > MEDIANS_KEPT_S:
+            self._medians = (now, await asyncio.to_thread(self._store.median_seconds))
+        return ServiceState(
+            mode=self.live.mode,
+            stages={name: states[name] for name in ("stage1", "stage2")},
+            queued=counts[JobStatus.QUEUED],
+            running=counts[JobStatus.RUNNING],
+            seconds_by_stage=self._medians[1],
+        )
+
+    # The stages' side
+
+    async def alive(self, job_id: str, fence: int) -> float:
+        """Seconds that the lease of this fence still has; 0: stop working."""
+        return await asyncio.to_thread(self._claims.alive, job_id, fence)
+
+    async def heartbeat(self, heartbeat: Heartbeat) -> None:
+        await asyncio.to_thread(self._registry.beat, heartbeat)
+
+    # Loops
+
+    async def _claim_for_ever(self) -> None:
+        while not self._draining:
+            self._work.clear()
+            try:
+                while len(self._tasks) < self._args.runner_concurrency and not self._draining:
+                    claim = await asyncio.to_thread(
+                        self._claims.claim, self._name, self._args.lease_s
+                    )
+                    if claim is None:
+                        break
+                    self._begin(claim)
+            except ServiceError as error:
+                log.error("%s: no jobs to be had: %s", self._name, error)
+                await asyncio.sleep(ENDED_TASK_PAUSE_S)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._work.wait(), LOOK_FOR_JOBS_S)
+
+    def _begin(self, claim: Claim) -> None:
+        run = self._runs[claim.job] = JobRun(self._runner, claim)
+        self._tasks[claim.job] = asyncio.create_task(self._drive(run), name=f"job {claim.job}")
+
+    async def _drive(self, run: JobRun) -> None:
+        job = run.claim.job
+        try:
+            await run.run()
+        except asyncio.CancelledError:
+            if job in self._cancelling:
+                await run.end_cancelled()
+            else:
+                await run.release()
+        finally:
+            self._runs.pop(job, None)
+            self._tasks.pop(job, None)
+            self._cancelling.discard(job)
+            self._work.set()
+
+    async def _renew_for_ever(self) -> None:
+        """Keep the leases of running jobs; stop those that are lost or to be cancelled."""
+        while True:
+            await asyncio.sleep(self._args.lease_s / 3)
+            mine = {job: run.claim.fence for job, run in self._runs.items()}
+            if not mine:
+                continue
+            try:
+                held = await asyncio.to_thread(self._claims.renew, mine, self._args.lease_s)
+            except ServiceError as error:
+                log.error("%s: leases not renewed: %s", self._name, error)
+                continue
+            for job, fence in mine.items():
+                run, task = self._runs.get(job), self._tasks.get(job)
+                if run is None or task is None or run.claim.fence != fence:
+                    continue  # it ended, or began again, while the store answered
+                if held.get(job, True):  # lost, or its cancellation was asked for elsewhere
+                    self._cancelling.add(job)
+                    task.cancel()
+
+    # What is known about the stages
+
+    async def _state_of(self, stage: str) -> StageState:
+        return (await self._all_states())[stage]
+
+    async def _all_states(self) -> dict[str, StageState]:
+        """All stages' states, kept for a moment: every waiting job and every request asks."""
+        now = time.monotonic()
+        if now - self._states[0] > STATES_KEPT_S:
+            states = await asyncio.to_thread(
+                self._registry.states, self._applications, self._monitor.latest
+            )
+            self._states = (now, states)
+        return self._states[1]
