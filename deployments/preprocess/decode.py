@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -79,7 +80,7 @@ def decode_image(
                 f"the picture's pixels can not be read ({error}); send the whole, undamaged file",
                 code="image_truncated",
             ) from error
-        return _to_rgba(ImageOps.exif_transpose(image))
+        return _to_rgba(_upright(image))
 
 
 def _open(data: bytes, max_megapixels: float) -> Image.Image:
@@ -110,9 +111,19 @@ def _open(data: bytes, max_megapixels: float) -> Image.Image:
 
 def _header(image: Image.Image) -> ImageHeader:
     width, height = image.size
-    if image.getexif().get(_ORIENTATION_TAG) in _TRANSPOSING_ORIENTATIONS:
+    if _orientation(image) in _TRANSPOSING_ORIENTATIONS:
         width, height = height, width
     return ImageHeader(image.format or "", width, height, image.mode)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation as far as the header tells; ``getexif`` would decode a PNG's pixels."""
+    exif = Image.Exif()
+    try:
+        exif.load(image.info.get("exif", b""))
+        return int(exif.get(_ORIENTATION_TAG, 1))
+    except (OSError, SyntaxError, ValueError, TypeError, struct.error):
+        return 1  # as _upright
 
 
 def _check_size(header: ImageHeader, max_megapixels: float, min_side: int) -> None:
@@ -141,6 +152,13 @@ def _complete(data: bytes, kind: str) -> bool:
     if kind == "JPEG":
         return b"\xff\xd9" in data
     return len(data) >= 8 + int.from_bytes(data[4:8], "little")  # RIFF states its length
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except (OSError, SyntaxError, ValueError, TypeError, struct.error):
+        return image  # damaged metadata says nothing about the picture
 
 
 def _to_rgba(image: Image.Image) -> Image.Image:
