@@ -54,6 +54,7 @@ def make_api(
     problems.install(api)
     for router in (status.router, generate.router, jobs.router):
         api.include_router(router)
+    api.add_middleware(problems.UnexpectedErrors)
     api.add_middleware(BodyLimit, max_bytes=lambda: room.max_upload_bytes)
     api.add_middleware(
         CORSMiddleware,

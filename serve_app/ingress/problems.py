@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.errors import (
     BackendError,
@@ -40,6 +41,14 @@ STATUS_BY_CODE: Mapping[str, int] = {
     "invalid_input": 400,
     "image_missing": 400,
     "image_conflict": 400,
+    "image_empty": 400,
+    "image_format": 400,
+    "image_truncated": 400,
+    "image_too_small": 400,
+    "image_pixels": 413,
+    "no_subject": 400,
+    "subject_too_small": 400,
+    "background_not_removed": 400,
     "url_invalid": 400,
     "url_forbidden": 400,
     "url_unreachable": 400,
@@ -49,6 +58,7 @@ STATUS_BY_CODE: Mapping[str, int] = {
     "options_invalid": 422,
     "mode_unavailable": 422,
     "idempotency_conflict": 409,
+    "job_exists": 409,
     "not_found": 404,
     "expired": 410,
     "cancelled": 409,
@@ -65,6 +75,8 @@ STATUS_BY_CODE: Mapping[str, int] = {
     "shutting_down": 503,
     "checkpoint_invalid": 503,
     "backend_unavailable": 503,
+    "kaolin_unavailable": 503,
+    "matting_unavailable": 503,
     # what went wrong on the way
     "generation_failed": 500,
     "stage2_failed": 500,
@@ -183,7 +195,7 @@ def request_id_of(request: Request) -> str | None:
 
 
 def install(app: FastAPI) -> None:
-    """Answer every failure of an application with a problem."""
+    """Answer every failure that an application foresees with a problem."""
 
     async def on_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, SyncHumanError)
@@ -224,20 +236,42 @@ def install(app: FastAPI) -> None:
             headers=error.headers,
         )
 
-    async def on_unexpected(request: Request, error: Exception) -> JSONResponse:
-        log.exception("request failed unexpectedly", exc_info=error)
-        return problem_response(
-            500,
-            "internal_error",
-            "The service failed in a way it did not expect. The log has the cause under this "
-            "request id; repeat the request, and report it when it comes back",
-            request_id=request_id_of(request),
-        )
-
     app.add_exception_handler(SyncHumanError, on_error)
     app.add_exception_handler(RequestValidationError, on_validation)
     app.add_exception_handler(HTTPException, on_http)
-    app.add_exception_handler(Exception, on_unexpected)
+
+
+class UnexpectedErrors:
+    """ASGI middleware: what nobody foresaw goes to the log, and to the client as a bare 500.
+
+    Inside the middleware that adds headers, unlike Starlette's own handler for ``Exception``.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched)
+        except Exception:
+            if started or scope["type"] != "http":
+                raise  # half an answer is out: only a broken connection tells the client
+            log.exception("request failed unexpectedly")
+            response = problem_response(
+                500,
+                "internal_error",
+                "The service failed in a way it did not expect. Its log has the cause under this "
+                "request id; repeat the request, and report it when it comes back",
+                request_id=scope.get("state", {}).get("request_id"),
+            )
+            await response(scope, receive, send)
 
 
 def _fault(error: Mapping[str, Any]) -> dict[str, str]:
