@@ -16,8 +16,9 @@ def sinusoid(values: Tensor, channels: int) -> Tensor:
     Frequency i of n = channels / 2 is 10000^(-i/n).
     """
     half = channels // 2
-    exponents = torch.arange(half, dtype=torch.float32, device=values.device) / half
-    angles = values.float()[:, None] * torch.exp(-math.log(_PERIOD) * exponents)
+    steps = torch.arange(half, dtype=torch.float32, device=values.device)
+    # At t = 1000 the last bit of a frequency shows: this is the official order of operations.
+    angles = values.float()[:, None] * torch.exp(-math.log(_PERIOD) * steps / half)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 

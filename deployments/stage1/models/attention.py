@@ -1,0 +1,71 @@
+"""Attention modules of the picture networks: q, k, v without bias, output projection with bias.
+
+Keys of the state dict are the official ones (``to_q``, ``to_k``, ``to_v``, ``to_out.0``).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deployments.layers.attention import attention
+
+
+class CrossAttention(nn.Module):
+    """Attention from tokens to a context."""
+
+    def __init__(self, channels: int, context_channels: int, heads: int, head_dim: int) -> None:
+        super().__init__()
+        inner = heads * head_dim
+        self.heads = heads
+        self.to_q = nn.Linear(channels, inner, bias=False)
+        self.to_k = nn.Linear(context_channels, inner, bias=False)
+        self.to_v = nn.Linear(context_channels, inner, bias=False)
+        self.to_out = nn.ModuleList([nn.Linear(inner, channels)])
+
+    def context_keys(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Context (..., L, C') -> keys and values, each (..., L, H, D)."""
+        return self.split(self.to_k(context)), self.split(self.to_v(context))
+
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Tokens (B, T, C), keys and values (B, L, H, D) -> (B, T, C)."""
+        return self.project(attention(self.split(self.to_q(x)), keys, values))
+
+    def split(self, x: Tensor) -> Tensor:
+        """(..., H D) -> (..., H, D)."""
+        return x.unflatten(-1, (self.heads, -1))
+
+    def project(self, x: Tensor) -> Tensor:
+        """Attention output (..., H, D) -> (..., C)."""
+        return self.to_out[0](x.flatten(-2))
+
+
+class SelfAttention(CrossAttention):
+    """Attention among tokens; q, k and v come out of one product once ``fuse`` was called."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__(channels, channels, heads, channels // heads)
+        self._qkv: Tensor | None = None
+
+    def fuse(self) -> None:
+        """Lay the three weights one behind the other in memory and use them as one product.
+
+        The parameters become views of that memory: the state dict stays as it was, nothing is held
+        twice. The module must stay on its device and in its dtype afterwards.
+        """
+        layers = (self.to_q, self.to_k, self.to_v)
+        self._qkv = torch.cat([layer.weight.detach() for layer in layers])
+        for layer, part in zip(layers, self._qkv.chunk(3), strict=True):
+            layer.weight = nn.Parameter(part, requires_grad=False)
+
+    def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(..., C) -> q, k, v, each (..., H, D)."""
+        if self._qkv is None:
+            return self.split(self.to_q(x)), self.split(self.to_k(x)), self.split(self.to_v(x))
+        q, k, v = F.linear(x, self._qkv).unflatten(-1, (3, self.heads, -1)).unbind(-3)
+        return q, k, v
+
+    def attend(self, x: Tensor) -> Tensor:
+        """Tokens (B, T, C) -> (B, T, C)."""
+        return self.project(attention(*self.qkv(x)))

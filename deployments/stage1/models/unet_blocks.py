@@ -1,0 +1,191 @@
+"""The blocks of the multi-view UNet (model.md 6.3): residual, attention and resampling layers.
+
+Pictures are (rows, C, S, S) in channels-last memory, so that their tokens (rows, S^2, C) are a
+view. What time and picture embedding add to a residual block is computed for all steps beforehand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deployments.layers.pointwise import group_norm_silu
+from deployments.stage1.models.multiview_block import MultiviewBlock, TextKeys
+
+
+class ResnetBlock(nn.Module):
+    """Two convolutions behind norm and SiLU, a shift by time between them, and a shortcut."""
+
+    def __init__(
+        self, channels: int, out_channels: int, time_channels: int, groups: int, eps: float
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, channels, eps=eps)
+        self.conv1 = nn.Conv2d(channels, out_channels, 3, padding=1)
+        self.time_emb_proj = nn.Linear(time_channels, out_channels)
+        self.norm2 = nn.GroupNorm(groups, out_channels, eps=eps)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv_shortcut = (
+            nn.Conv2d(channels, out_channels, 1) if channels != out_channels else None
+        )
+
+    def time_shift(self, embedding: Tensor) -> Tensor:
+        """Embedding (..., time_channels) -> what is added between the convolutions (..., C)."""
+        return self.time_emb_proj(F.silu(embedding))
+
+    def forward(self, x: Tensor, time_shift: Tensor) -> Tensor:
+        """(rows, C_in, S, S), (rows, C) -> (rows, C, S, S)."""
+        h = self.conv1(group_norm_silu(x, self.norm1))
+        h = self.conv2(group_norm_silu(h, self.norm2, time_shift))
+        return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+
+
+class MultiviewTransformer(nn.Module):
+    """A multi-view block between two linear layers, behind a group norm, added to its input."""
+
+    def __init__(
+        self, channels: int, heads: int, context_channels: int, views: int, groups: int
+    ) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.proj_in = nn.Linear(channels, channels)
+        self.transformer_blocks = nn.ModuleList(
+            [MultiviewBlock(channels, heads, context_channels, views)]
+        )
+        self.proj_out = nn.Linear(channels, channels)
+
+    @property
+    def block(self) -> MultiviewBlock:
+        """The one transformer block."""
+        return self.transformer_blocks[0]  # type: ignore[return-value]
+
+    def forward(self, x: Tensor, text: TextKeys) -> Tensor:
+        """(rows, C, S, S) -> (rows, C, S, S)."""
+        tokens = self.proj_in(_to_tokens(self.norm(x)))
+        tokens = self.proj_out(self.block(tokens, text))
+        return x + _to_pictures(tokens, x.shape[-1])
+
+
+class Downsample(nn.Module):
+    """Half the size by a strided convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(rows, C, S, S) -> (rows, C, S/2, S/2)."""
+        return self.conv(x)
+
+
+class Upsample(nn.Module):
+    """Twice the size by repeating pixels, then a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(rows, C, S, S) -> (rows, C, 2 S, 2 S)."""
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Conditions:
+    """What the layers of one step take from it, handed out in the order in which they run."""
+
+    def __init__(self, time_shifts: list[Tensor], text: list[TextKeys]) -> None:
+        self._time_shifts: Iterator[Tensor] = iter(time_shifts)
+        self._text: Iterator[TextKeys] = iter(text)
+
+    def time_shift(self) -> Tensor:
+        """For the next residual block: (rows, C)."""
+        return next(self._time_shifts)
+
+    def text(self) -> TextKeys:
+        """For the next transformer: keys and values of the prompts."""
+        return next(self._text)
+
+
+class DownBlock(nn.Module):
+    """Residual blocks, each followed by a transformer where there are any, then half the size."""
+
+    def __init__(
+        self,
+        resnets: list[ResnetBlock],
+        attentions: list[MultiviewTransformer],
+        downsampler: Downsample | None,
+    ) -> None:
+        super().__init__()
+        self.resnets = nn.ModuleList(resnets)
+        if attentions:
+            self.attentions = nn.ModuleList(attentions)
+        if downsampler is not None:
+            self.downsamplers = nn.ModuleList([downsampler])
+        self.has_attention = bool(attentions)
+        self.has_downsampler = downsampler is not None
+
+    def forward(self, x: Tensor, conditions: Conditions) -> tuple[Tensor, list[Tensor]]:
+        """Returns the output and every skip tensor, of which the output is the last."""
+        skips = []
+        for index, resnet in enumerate(self.resnets):
+            x = resnet(x, conditions.time_shift())
+            if self.has_attention:
+                x = self.attentions[index](x, conditions.text())
+            skips.append(x)
+        if self.has_downsampler:
+            x = self.downsamplers[0](x)
+            skips.append(x)
+        return x, skips
+
+
+class MidBlock(nn.Module):
+    """Residual block, transformer, residual block at the smallest size."""
+
+    def __init__(self, resnets: list[ResnetBlock], attentions: list[MultiviewTransformer]) -> None:
+        super().__init__()
+        self.resnets = nn.ModuleList(resnets)
+        self.attentions = nn.ModuleList(attentions)
+
+    def forward(self, x: Tensor, conditions: Conditions) -> Tensor:
+        """(rows, C, S, S) -> (rows, C, S, S)."""
+        x = self.resnets[0](x, conditions.time_shift())
+        x = self.attentions[0](x, conditions.text())
+        return self.resnets[1](x, conditions.time_shift())
+
+
+class UpBlock(nn.Module):
+    """Residual blocks over output and skip, each with its transformer, then twice the size."""
+
+    def __init__(
+        self,
+        resnets: list[ResnetBlock],
+        attentions: list[MultiviewTransformer],
+        upsampler: Upsample | None,
+    ) -> None:
+        super().__init__()
+        self.resnets = nn.ModuleList(resnets)
+        if attentions:
+            self.attentions = nn.ModuleList(attentions)
+        if upsampler is not None:
+            self.upsamplers = nn.ModuleList([upsampler])
+        self.has_attention = bool(attentions)
+        self.has_upsampler = upsampler is not None
+
+    def forward(self, x: Tensor, skips: list[Tensor], conditions: Conditions) -> Tensor:
+        """``skips`` is used up from its end."""
+        for index, resnet in enumerate(self.resnets):
+            x = resnet(torch.cat([x, skips.pop()], dim=1), conditions.time_shift())
+            if self.has_attention:
+                x = self.attentions[index](x, conditions.text())
+        return self.upsamplers[0](x) if self.has_upsampler else x
+
+
+def _to_tokens(pictures: Tensor) -> Tensor:
+    return pictures.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def _to_pictures(tokens: Tensor, size: int) -> Tensor:
+    return tokens.view(tokens.shape[0], size, size, -1).permute(0, 3, 1, 2)
