@@ -19,16 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployments.errors import (
-    BackendError,
-    Cancelled,
-    CheckpointError,
-    GenerationError,
-    InputError,
-    ServiceError,
-    StageUnavailable,
-    SyncHumanError,
-)
+from deployments.errors import SyncHumanError
 from serve_app.jobs.protocol import JobFailure
 
 log = logging.getLogger("ray.serve.synchuman.ingress")
@@ -84,15 +75,15 @@ STATUS_BY_CODE: Mapping[str, int] = {
     "internal_error": 500,
 }
 
-STATUS_BY_KIND: tuple[tuple[type[SyncHumanError], int], ...] = (
-    (InputError, 400),
-    (CheckpointError, 503),
-    (BackendError, 503),
-    (GenerationError, 500),
-    (StageUnavailable, 503),
-    (Cancelled, 409),
-    (ServiceError, 500),
-)
+STATUS_BY_KIND: Mapping[str, int] = {
+    "InputError": 400,
+    "CheckpointError": 503,
+    "BackendError": 503,
+    "GenerationError": 500,
+    "StageUnavailable": 503,
+    "Cancelled": 409,
+    "ServiceError": 500,
+}
 
 TITLES: Mapping[int, str] = {
     400: "The request can not be served as it is",
@@ -165,21 +156,17 @@ def problem_response(
     return JSONResponse(body, status, headers=sent, media_type=MEDIA_TYPE)
 
 
-def status_of(error: SyncHumanError) -> int:
-    """The HTTP status of an error: by its code, else by its class."""
-    by_code = STATUS_BY_CODE.get(error.code)
-    if by_code is not None:
-        return by_code
-    return next((status for kind, status in STATUS_BY_KIND if isinstance(error, kind)), 500)
+def status_of(code: str, kind: str | None) -> int:
+    """The HTTP status of an error: by its code, else by the name of its class."""
+    return STATUS_BY_CODE.get(code) or STATUS_BY_KIND.get(kind or "", 500)
 
 
 def failure_response(
     failure: JobFailure, job_id: str, request_id: str | None = None
 ) -> JSONResponse:
     """The answer to a client that waited for a job which failed."""
-    status = STATUS_BY_CODE.get(failure.code, 500)
     return problem_response(
-        status,
+        status_of(failure.code, failure.kind),
         failure.code,
         failure.message,
         request_id=request_id,
@@ -199,7 +186,7 @@ def install(app: FastAPI) -> None:
 
     async def on_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, SyncHumanError)
-        status = status_of(error)
+        status = status_of(error.code, type(error).__name__)
         if status >= 500:
             log.warning("%s: %s", error.code, error.message)
         return problem_response(
