@@ -47,8 +47,8 @@ def pull(
     """Fetch a published checkpoint: into ``directory``, or into the hub's cache when that is None.
 
     ``revision`` is a branch, tag or commit of the repository. DINOv2 is fetched too unless
-    ``directory`` already holds it (its own project's ``.pth`` file counts). Raises CheckpointError
-    when the hub can not be reached or refuses.
+    ``directory`` already holds its own project's ``.pth`` file. At the end the prompt embeddings are
+    computed. Raises CheckpointError when the hub can not be reached or refuses.
     """
     if name != "official":
         raise CheckpointError(
@@ -59,12 +59,14 @@ def pull(
     fetch = snapshot or _hub_snapshot()
     root = _fetch(fetch, OFFICIAL_REPOSITORY, revision, _OFFICIAL_FILES, directory)
     inside = root / Component.DINOV2.value
-    if (inside / DINOV2_OFFICIAL_FILE).is_file():
-        return PulledCheckpoint(root, None)
-    dinov2 = _fetch(
-        fetch, DINOV2_REPOSITORY, dinov2_revision, _DINOV2_FILES, inside if directory else None
-    )
-    return PulledCheckpoint(root, None if directory else dinov2)
+    dinov2 = None
+    if not (inside / DINOV2_OFFICIAL_FILE).is_file():
+        dinov2 = _fetch(
+            fetch, DINOV2_REPOSITORY, dinov2_revision, _DINOV2_FILES, inside if directory else None
+        )
+    pulled = PulledCheckpoint(root, None if directory else dinov2)
+    _keep_prompts(pulled)
+    return pulled
 
 
 def find_official(
@@ -113,6 +115,15 @@ def _fetch(
             revision=revision,
         ) from error
     return Path(found)
+
+
+def _keep_prompts(pulled: PulledCheckpoint) -> None:
+    """Compute the prompt embeddings now, so that serving never needs the text encoder."""
+    from deployments.checkpoints.tree import TreeCheckpoint
+
+    checkpoint = TreeCheckpoint(pulled.root, name="official", dinov2=pulled.dinov2)
+    if (checkpoint.directory(Component.TEXT_ENCODER) / "config.json").is_file():
+        checkpoint.prompt_embeddings()
 
 
 def _cached(snapshot: Snapshot, repository: str, revision: str, files: list[str]) -> Path | None:
