@@ -1,0 +1,233 @@
+"""The worker with real threads and stand-in work: sleeping steps instead of networks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from deployments.contracts import CancelCheck, Progress, ProgressCallback
+from deployments.errors import Cancelled, InputError
+from deployments.messages import (
+    Accepted,
+    Failed,
+    Finished,
+    Heartbeat,
+    StageItem,
+    Started,
+    Step,
+    Unavailable,
+    WorkOrder,
+)
+from deployments.stage_worker import StageWorker, WorkerFacts
+
+ORDER = WorkOrder(job="j", fence=1, lease_s=5)
+FACTS = WorkerFacts(stage="stage1", replica="r1", checkpoint="random:small")
+
+
+class Steps:
+    """Work of ``steps`` pauses that notes how many of it run at once and how far each came."""
+
+    def __init__(self, steps: int = 3, pause_s: float = 0.01) -> None:
+        self.steps, self.pause_s = steps, pause_s
+        self.running = self.most_at_once = self.done = 0
+        self.began = threading.Event()
+        self._lock = threading.Lock()
+
+    def __call__(self, progress: ProgressCallback, cancelled: CancelCheck) -> str:
+        with self._lock:
+            self.running += 1
+            self.most_at_once = max(self.most_at_once, self.running)
+        self.began.set()
+        try:
+            for step in range(self.steps):
+                if cancelled():
+                    raise Cancelled
+                time.sleep(self.pause_s)
+                self.done = step + 1
+                progress(Progress("stage1", step + 1, self.steps, "sampling"))
+            return "value"
+        finally:
+            with self._lock:
+                self.running -= 1
+
+
+async def collect(worker: StageWorker, work: Callable[..., object]) -> list[StageItem]:
+    async with worker.run(ORDER, work) as items:
+        return [item async for item in items]
+
+
+async def until(condition: Callable[[], bool], within_s: float = 5) -> None:
+    async def wait() -> None:
+        while not condition():
+            await asyncio.sleep(0.005)
+
+    await asyncio.wait_for(wait(), within_s)
+
+
+async def test_a_run_tells_its_whole_story():
+    items = await collect(StageWorker(FACTS), Steps(2))
+    assert items[:2] == [Accepted("r1"), Started()]
+    assert [item.progress.step for item in items[2:-1] if isinstance(item, Step)] == [1, 2]
+    assert isinstance(items[-1], Finished)
+    assert (items[-1].value, items[-1].checkpoint) == ("value", "random:small")
+
+
+async def test_the_loop_answers_while_the_thread_works():
+    worker, work = StageWorker(FACTS), Steps(1, pause_s=0.3)
+    run = asyncio.create_task(collect(worker, work))
+    await until(work.began.is_set)
+    assert worker.heartbeat().busy
+    worker.check_health()
+    assert not run.done()
+    await run
+    assert not worker.heartbeat().busy
+
+
+async def test_leaving_stops_the_work_before_its_next_step_and_frees_the_slot_then():
+    worker, first, second = StageWorker(FACTS), Steps(100, pause_s=0.05), Steps(1)
+
+    async def leave_after_one_step() -> None:
+        async with worker.run(ORDER, first) as items:
+            async for item in items:
+                if isinstance(item, Step):
+                    return
+
+    leaving = asyncio.create_task(leave_after_one_step())
+    await until(first.began.is_set)
+    assert isinstance((await collect(worker, second))[-1], Finished)
+    await leaving
+    assert first.done < 5
+    assert first.running == 0
+
+
+async def test_a_cancelled_caller_keeps_the_slot_until_the_thread_has_stopped():
+    worker, work = StageWorker(FACTS), Steps(100, pause_s=0.1)
+    run = asyncio.create_task(collect(worker, work))
+    await until(work.began.is_set)
+    run.cancel()
+    await asyncio.sleep(0.01)
+    run.cancel()  # the second one must not break the wait
+    after = asyncio.create_task(collect(worker, work))
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    await until(lambda: work.done > 3)
+    after.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await after
+    assert work.most_at_once == 1
+
+
+async def test_a_considered_error_keeps_its_kind_and_is_not_worth_a_retry():
+    def refuse(progress: ProgressCallback, cancelled: CancelCheck) -> None:
+        raise InputError("no person in it", code="no_subject", share=0.0)
+
+    worker = StageWorker(FACTS)
+    failed = (await collect(worker, refuse))[-1]
+    assert failed == Failed(
+        "no_subject", "no person in it", False, kind="InputError", detail={"share": 0.0}
+    )
+    worker.check_health()
+
+
+async def test_an_unexpected_error_may_pass():
+    def fail(progress: ProgressCallback, cancelled: CancelCheck) -> None:
+        raise ValueError("odd")
+
+    failed = (await collect(StageWorker(FACTS), fail))[-1]
+    assert isinstance(failed, Failed)
+    assert (failed.code, failed.retryable) == ("stage1_failed", True)
+    assert "ValueError: odd" in failed.message
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch names its own, which is how the worker knows it."""
+
+
+@pytest.mark.parametrize(
+    "error", [OutOfMemoryError("tried to allocate 2 GiB"), RuntimeError("CUDA error: unspecified")]
+)
+async def test_a_broken_process_takes_no_more_work_and_asks_to_be_replaced(error):
+    def fail(progress: ProgressCallback, cancelled: CancelCheck) -> None:
+        raise error
+
+    worker = StageWorker(FACTS)
+    failed = (await collect(worker, fail))[-1]
+    assert isinstance(failed, Failed)
+    assert failed.retryable
+    with pytest.raises(RuntimeError, match="restarts after"):
+        worker.check_health()
+    (refusal,) = await collect(worker, Steps())
+    assert isinstance(refusal, Unavailable)
+    assert refusal.temporary
+    assert worker.heartbeat().restarting
+
+
+async def test_a_replica_without_its_library_says_why():
+    worker = StageWorker(FACTS, reason="kaolin is missing")
+    assert await collect(worker, Steps()) == [Unavailable("kaolin is missing")]
+    beat = worker.heartbeat()
+    assert (beat.reason, beat.restarting) == ("kaolin is missing", False)
+    worker.check_health()
+
+
+async def test_no_progress_for_too_long_is_unhealthy():
+    worker, work = StageWorker(FACTS, step_timeout_s=0.05), Steps(1, pause_s=0.4)
+    run = asyncio.create_task(collect(worker, work))
+    await until(work.began.is_set)
+    worker.check_health()
+    await asyncio.sleep(0.1)
+    with pytest.raises(RuntimeError, match=r"no progress on job j/1"):
+        worker.check_health()
+    await run
+    worker.check_health()
+
+
+async def test_a_job_that_was_taken_over_stops():
+    async def over(order: WorkOrder) -> float:
+        assert order == ORDER
+        return 0.0
+
+    worker, work = StageWorker(FACTS, ask_lease=over, alive_check_s=0.02), Steps(1000, 0.01)
+    failed = (await collect(worker, work))[-1]
+    assert isinstance(failed, Failed)
+    assert failed.code == "cancelled"
+    assert work.done < 1000
+
+
+async def test_without_an_answer_the_last_lease_counts():
+    async def nobody(order: WorkOrder) -> float:
+        raise ConnectionError
+
+    order = WorkOrder("j", 1, lease_s=0.2)
+    worker, work = StageWorker(FACTS, ask_lease=nobody, alive_check_s=0.02), Steps(1000, 0.01)
+    began = time.monotonic()
+    async with worker.run(order, work) as items:
+        last = [item async for item in items][-1]
+    assert isinstance(last, Failed)
+    assert 0.2 <= time.monotonic() - began < 5
+
+
+async def test_heartbeats_go_on_without_a_listener():
+    heard: list[Heartbeat] = []
+
+    async def deaf_at_first(beat: Heartbeat) -> None:
+        heard.append(beat)
+        if len(heard) < 3:
+            raise ConnectionError
+
+    beating = asyncio.create_task(StageWorker(FACTS).beat(deaf_at_first, period_s=0.01))
+    await until(lambda: len(heard) > 4)
+    beating.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await beating
+
+
+async def test_slots_let_a_cpu_stage_do_several_at_once():
+    worker, work = StageWorker(FACTS, slots=2), Steps(3, pause_s=0.05)
+    await asyncio.gather(*(collect(worker, work) for _ in range(4)))
+    assert work.most_at_once == 2

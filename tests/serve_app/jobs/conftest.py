@@ -1,0 +1,75 @@
+"""A job database in a temporary folder, a clock that stands still, and jobs to put into it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from deployments.contracts import GenerationOptions, Mode
+from serve_app.jobs.claims import ClaimStore
+from serve_app.jobs.protocol import JobRequest, JobView
+from serve_app.jobs.store import JobStore
+from serve_app.jobs.tables import Database
+from serve_app.options import options_as_json
+
+
+class Clock:
+    """Seconds that pass only when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    opened = Database(f"sqlite:///{tmp_path}/data/jobs.db")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def store(database: Database, clock: Clock) -> JobStore:
+    return JobStore(database, clock=clock)
+
+
+@pytest.fixture
+def claims(database: Database, clock: Clock) -> ClaimStore:
+    return ClaimStore(database, clock=clock)
+
+
+Submit = Callable[..., JobView]
+
+
+@pytest.fixture
+def submit(store: JobStore, clock: Clock) -> Submit:
+    """Submit a job a second after the one before."""
+
+    def submit_one(
+        job_id: str, *, mode: Mode = Mode.OFFICIAL, max_attempts: int = 3, **request: object
+    ) -> JobView:
+        clock.now += 1
+        values: dict[str, object] = {
+            "job_id": job_id,
+            "input_path": f"{job_id}/input.png",
+            "options": options_as_json(GenerationOptions(mode=mode)),
+            **request,
+        }
+        view, _ = store.submit(
+            JobRequest.model_validate(values),
+            max_attempts=max_attempts,
+            max_queued=100,
+            max_queued_of_owner=2,
+        )
+        return view
+
+    return submit_one
