@@ -57,6 +57,15 @@ class Prepared:
     modulation: Tensor  # (steps, flow blocks, 6 C)
     branches: int
 
+    def shared(self) -> list[Tensor]:
+        """Every tensor that all steps read."""
+        text = [tensor for keys in self.text for tensor in keys]
+        return [self.latents, *text, *self.structure_keys]
+
+    def by_step(self) -> tuple[Tensor, Tensor]:
+        """The tensors of which every step reads its own row."""
+        return self.time_shifts, self.modulation
+
 
 class JointModel(nn.Module):
     """Velocities of picture latents and of the structure latent at one time."""
@@ -122,8 +131,8 @@ class JointModel(nn.Module):
         views = self.config.num_views
 
         def rows(x: Tensor, *, conditional: bool) -> Tensor:
-            by_view = x.to(device, dtype).unflatten(0, (DOMAINS, views)).transpose(0, 1)
-            branch = by_view.reshape(x.shape)
+            by_domain = x.to(device, dtype).view(DOMAINS, views, *x.shape[1:])
+            branch = by_domain.transpose(0, 1).reshape(x.shape)
             if not guided:
                 return branch
             return torch.cat([torch.zeros_like(branch) if conditional else branch, branch])
@@ -159,7 +168,7 @@ class JointModel(nn.Module):
         index = torch.as_tensor(step, device=latents.device).view(1)
         time_shifts = prepared.time_shifts.index_select(0, index)[0]
         modulation = prepared.modulation.index_select(0, index)[0]
-        return self(self._pictures(latents, prepared), structure, prepared, time_shifts, modulation)
+        return self(self.pictures(latents, prepared), structure, prepared, time_shifts, modulation)
 
     def forward(
         self,
@@ -175,7 +184,9 @@ class JointModel(nn.Module):
         widths), ``modulation`` (flow blocks, 6 C).
         """
         sync = self.config.sync
-        conditions = Conditions(list(time_shifts.split(self._shift_widths, dim=-1)), prepared.text)
+        conditions = Conditions(
+            list(torch.split(time_shifts, self._shift_widths, dim=-1)), prepared.text
+        )
         before_middle, after_middle = sync.flow_splits
         structure_reads = iter(self.dual_CrossAttblocks_SS)
         pictures_read = iter(self.dual_CrossAttblocks_MV)
@@ -240,16 +251,16 @@ class JointModel(nn.Module):
         blocks = residual_blocks(*self._unet)
         return torch.cat([block.time_shift(embedding) for block in blocks], dim=-1)
 
-    def _pictures(self, latents: Tensor, prepared: Prepared) -> Tensor:
+    def pictures(self, latents: Tensor, prepared: Prepared) -> Tensor:
         """Noisy latents (2 V, 4, S, S) beside the picture latents, rows (G V 2, 8, S, S)."""
-        noisy = latents.to(prepared.latents.dtype).unflatten(0, (DOMAINS, -1)).transpose(0, 1)
-        noisy = noisy.flatten(0, 1).repeat(prepared.branches, 1, 1, 1)
+        by_domain = latents.to(prepared.latents.dtype).view(DOMAINS, -1, *latents.shape[1:])
+        noisy = by_domain.transpose(0, 1).flatten(0, 1).repeat(prepared.branches, 1, 1, 1)
         pictures = torch.cat([noisy, prepared.latents], dim=1)
         return pictures.contiguous(memory_format=torch.channels_last)
 
     def _branches(self, rows: Tensor, prepared: Prepared) -> Tensor:
         """Rows (G V 2, 4, S, S) -> (G, 2 V, 4, S, S), normal rows first."""
-        branches = rows.unflatten(0, (prepared.branches, -1, DOMAINS))
+        branches = rows.view(prepared.branches, -1, DOMAINS, *rows.shape[1:])
         return branches.transpose(1, 2).flatten(1, 2)
 
     def _flow_in(self, structure: Tensor, branches: int) -> Tensor:
@@ -269,7 +280,7 @@ class JointModel(nn.Module):
         """Tokens (G, N, C) -> velocity of the structure latent (G, C, R, R, R)."""
         h = self.out_layer(F.layer_norm(s, s.shape[-1:], eps=_HEAD_EPS))
         grid = self.config.token_grid
-        cells = h.transpose(1, 2).unflatten(2, (grid, grid, grid))
+        cells = h.transpose(1, 2).reshape(s.shape[0], -1, grid, grid, grid)
         return pixel_shuffle_3d(cells, self.config.patch_size)
 
 

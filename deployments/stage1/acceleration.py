@@ -1,0 +1,114 @@
+"""One step of the joint model, called again and again: as it is, compiled, or as a CUDA graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from deployments.stage1.models.joint_model import Conditioning, JointModel, Prepared
+from deployments.stage1.sampler import Latents, Velocities
+
+_WARM_UPS = 2  # steps before recording: libraries choose their kernels and take their workspace
+
+
+class Stepper:
+    """Runs the steps of one model.
+
+    On a GPU the first step is recorded as a CUDA graph, which is replayed from then on: a step
+    starts thousands of kernels, and starting them takes the CPU longer than the GPU needs for many
+    of them. There is one graph with and one without guidance. ``compile`` additionally compiles the
+    model's blocks, which takes minutes at the first step.
+    """
+
+    def __init__(
+        self, model: JointModel, *, compile: bool = False, graph: bool | None = None
+    ) -> None:
+        self.model = model
+        self.device = model.conv_in.weight.device
+        self.dtype = model.conv_in.weight.dtype
+        self._use_graph = self.device.type == "cuda" if graph is None else graph
+        self._graphs: dict[int, _StepGraph] = {}
+        if compile:
+            compile_blocks(model)
+
+    def start(
+        self,
+        conditioning: Conditioning,
+        times: Sequence[float],
+        *,
+        flow_times: Sequence[float],
+        guided: bool,
+    ) -> Velocities:
+        """Prepare a run and return the function that evaluates its steps.
+
+        What it returns is valid until it is called again.
+        """
+        prepared = self.model.prepare(conditioning, times, flow_times=flow_times, guided=guided)
+        if not self._use_graph:
+            return lambda latents, index: self.model.step(*latents, prepared, index)
+        graph = self._graphs.setdefault(prepared.branches, _StepGraph(self.model))
+        graph.load(prepared)
+        return graph.step
+
+
+class _StepGraph:
+    """A recorded step and the memory that it reads and writes."""
+
+    def __init__(self, model: JointModel) -> None:
+        self._model = model
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._run: Prepared  # of the current run: rows by step are taken from here
+        self._inputs: Prepared  # of the first run: the memory that the recorded kernels read
+        self._latents: Latents
+        self._step: tuple[Tensor, Tensor]
+        self._outputs: tuple[Tensor, Tensor]
+
+    def load(self, prepared: Prepared) -> None:
+        """Make ``prepared`` the run whose steps are evaluated."""
+        self._run = prepared
+        if self._graph is not None:
+            for held, new in zip(self._inputs.shared(), prepared.shared(), strict=True):
+                held.copy_(new)
+
+    def step(self, latents: Latents, index: int) -> tuple[Tensor, Tensor]:
+        """Velocities of step ``index``."""
+        if self._graph is None:
+            self._record(latents)
+        for held, new in zip(self._latents, latents, strict=True):
+            held.copy_(new)
+        for held, rows in zip(self._step, self._run.by_step(), strict=True):
+            held.copy_(rows[index])
+        assert self._graph is not None
+        self._graph.replay()
+        return self._outputs
+
+    def _record(self, latents: Latents) -> None:
+        self._inputs = self._run
+        self._latents = Latents(*(x.clone() for x in latents))
+        time_shifts, modulation = (rows[0].clone() for rows in self._run.by_step())
+        self._step = (time_shifts, modulation)
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM_UPS):
+                self._evaluate()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads of a replica may touch the device while this one records.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            self._outputs = self._evaluate()
+        self._graph = graph
+
+    def _evaluate(self) -> tuple[Tensor, Tensor]:
+        pictures = self._model.pictures(self._latents.pictures, self._inputs)
+        return self._model(pictures, self._latents.structure, self._inputs, *self._step)
+
+
+def compile_blocks(model: JointModel) -> None:
+    """Compile block by block: repeated blocks of one width share their code."""
+    pictures = [*model.down_blocks, model.mid_block, *model.up_blocks]
+    sync = [*model.dual_CrossAttblocks_SS, *model.dual_CrossAttblocks_MV]
+    for block in [*pictures, *model.blocks, *sync]:
+        block.compile(dynamic=False)
