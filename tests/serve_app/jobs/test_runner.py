@@ -418,5 +418,3 @@ async def test_an_unexpected_failure_does_not_leak_into_the_answer(bench: Bench)
     assert view.failure.code == "internal_error"
     assert "secret" not in view.failure.message
     assert bench.stage1.cancelled == 1
-
-
