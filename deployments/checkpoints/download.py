@@ -47,7 +47,7 @@ def pull(
     """Fetch a published checkpoint: into ``directory``, or into the hub's cache when that is None.
 
     ``revision`` is a branch, tag or commit of the repository. DINOv2 is fetched too unless
-    ``directory`` already holds its own project's ``.pth`` file. At the end the prompt embeddings are
+    ``directory`` already holds its own ``.pth`` file. At the end the prompt embeddings are
     computed. Raises CheckpointError when the hub can not be reached or refuses.
     """
     if name != "official":

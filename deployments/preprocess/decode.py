@@ -43,6 +43,7 @@ def inspect_image(
     ``image_pixels`` (more than ``max_megapixels``) or ``image_too_small`` (a side under
     ``min_side``).
     """
+    _check_complete(data)
     with _open(data, max_megapixels) as image:
         header = _header(image)
         frames = getattr(image, "n_frames", 1)
@@ -54,12 +55,6 @@ def inspect_image(
             frames=frames,
         )
     _check_size(header, max_megapixels, min_side)
-    if not _complete(data, header.format):
-        raise InputError(
-            f"the {header.format} picture of {len(data):,} bytes ends before its last pixel; "
-            "send the whole file",
-            code="image_truncated",
-        )
     return header
 
 
@@ -145,20 +140,21 @@ def _check_size(header: ImageHeader, max_megapixels: float, min_side: int) -> No
         )
 
 
-def _complete(data: bytes, kind: str) -> bool:
-    """Whether the file holds its own end mark; what follows the mark does not matter."""
-    if kind == "PNG":
-        return b"IEND" in data[-1024:] or b"IEND" in data
-    if kind == "JPEG":
-        return b"\xff\xd9" in data
-    return len(data) >= 8 + int.from_bytes(data[4:8], "little")  # RIFF states its length
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except (OSError, SyntaxError, ValueError, TypeError, struct.error):
-        return image  # damaged metadata says nothing about the picture
+def _check_complete(data: bytes) -> None:
+    """Look for the file's own end mark; what follows the mark does not matter."""
+    if data.startswith(b"\x89PNG"):
+        complete = b"IEND" in data
+    elif data.startswith(b"\xff\xd8\xff"):
+        complete = b"\xff\xd9" in data
+    elif data.startswith(b"RIFF") and data[8:12] == b"WEBP":  # states its length instead
+        complete = len(data) >= 8 + int.from_bytes(data[4:8], "little")
+    else:
+        complete = True
+    if not complete:
+        raise InputError(
+            f"the picture of {len(data):,} bytes ends before its last pixel; send the whole file",
+            code="image_truncated",
+        )
 
 
 def _to_rgba(image: Image.Image) -> Image.Image:
