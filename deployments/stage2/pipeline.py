@@ -45,7 +45,8 @@ from deployments.stage2.sampler import Guidance, euler_steps, flow_velocities
 
 logger = logging.getLogger(__name__)
 
-_OTHER_PARTS = 5  # condition, views, Gaussians, surface, finish: one step each beside the sampler
+# One step each beside the sampler's: condition, views, Gaussians, surface, extraction, finish.
+_OTHER_PARTS = 6
 
 
 @dataclass(frozen=True)
