@@ -157,6 +157,13 @@ def _check_complete(data: bytes) -> None:
         )
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except (OSError, SyntaxError, ValueError, TypeError, struct.error):
+        return image  # damaged metadata says nothing about the picture
+
+
 def _to_rgba(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey, in Pillow's spellings I;16, I;16B, I
         grey = np.asarray(image).astype(np.int64) >> 8

@@ -127,6 +127,13 @@ def test_orientation_is_applied(orientation: int) -> None:
     assert np.array_equal(np.asarray(decoded)[..., :3], np.asarray(upright))
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_damaged_metadata_does_not_matter(kind: str) -> None:
+    data = encoded(gradient(), kind, exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff")
+    assert inspect_image(data).width == 120
+    assert decode_image(data).size == (120, 80)
+
+
 def test_opaque_pictures_get_full_alpha() -> None:
     decoded = decode_image(encoded(gradient(), "JPEG", quality=95))
     assert decoded.mode == "RGBA"
