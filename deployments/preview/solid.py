@@ -18,8 +18,8 @@ Mask = NDArray[np.bool_]
 
 RESOLUTION = 192  # cells a side of the preview's own grid: four pixels of the official picture
 MARGIN = 4  # free voxels around the subject
-SKIN = 0.25  # voxels by which the solid grows, so that the silhouettes decide where it ends
 SMOOTHING = 0.8  # voxels
+INSET = 0.25  # voxels: the surface passes through the voxels of the shell, not around them
 CREASE = 0.004  # of the cube: how softly silhouettes of two views meet
 
 
@@ -67,7 +67,7 @@ def preview_mesh(voxels: NDArray[np.int16], grid: int, foregrounds: Mask) -> Mes
     axes = [np.arange(a, b) for a, b in zip(first, last, strict=True)]
     places = [axis * grid / RESOLUTION - 0.5 - start for axis, start in zip(axes, low, strict=True)]
     where = np.stack(np.meshgrid(*places, indexing="ij"))
-    sdf = (ndimage.map_coordinates(body, where, order=1, mode="nearest") - SKIN) / grid
+    sdf = (ndimage.map_coordinates(body, where, order=1, mode="nearest") + INSET) / grid
     for view, foreground in zip(VIEWS, foregrounds, strict=False):
         sdf = _smooth_max(sdf, _silhouette_distance(foreground, axes, view.column_axis))
 

@@ -72,10 +72,10 @@ def _load(
 ]:
     """Vertices, faces, unit normals, texture coordinates and the texture of a GLB's mesh."""
     try:
-        mesh = trimesh.load(io.BytesIO(glb), file_type="glb", force="mesh", process=False)
+        (mesh,) = trimesh.load_scene(io.BytesIO(glb), file_type="glb").geometry.values()
         picture = mesh.visual.material.baseColorTexture.convert("RGB")
         uv = np.asarray(mesh.visual.uv, np.float64)
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
         raise InputError(
             f"this file of {len(glb)} bytes is not a GLB with one textured mesh: {error}",
             code="glb_unreadable",

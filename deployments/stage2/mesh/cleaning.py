@@ -49,10 +49,20 @@ def decimate(mesh: Mesh, *, simplify: float = 0.7, target_faces: int | None = No
     was_closed = topology(mesh).watertight
     reduced = mesh
     for aggressiveness in (AGGRESSIVENESS, 1):
-        vertices, triangles = fast_simplification.simplify(
-            mesh.vertices, mesh.faces, target_count=target, agg=aggressiveness
-        )
-        reduced = Mesh(vertices.astype(np.float32), triangles.astype(np.int32)).compacted()
+        reduced = _collapse(mesh, target, aggressiveness)
         if not was_closed or topology(reduced).watertight:
             break
     return reduced
+
+
+def _collapse(mesh: Mesh, target: int, aggressiveness: int) -> Mesh:
+    """Collapse edges until the target is reached; low aggressiveness may take several rounds."""
+    vertices, faces = mesh.vertices, mesh.faces
+    while len(faces) > target:
+        before = len(faces)
+        vertices, faces = fast_simplification.simplify(
+            vertices, faces, target_count=target, agg=aggressiveness
+        )
+        if len(faces) > 0.98 * before:
+            break
+    return Mesh(vertices.astype(np.float32), faces.astype(np.int32)).compacted()
