@@ -127,6 +127,7 @@ def test_orientation_is_applied(orientation: int) -> None:
     assert np.array_equal(np.asarray(decoded)[..., :3], np.asarray(upright))
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow says so, and goes on
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 def test_damaged_metadata_does_not_matter(kind: str) -> None:
     data = encoded(gradient(), kind, exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff")
