@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +16,26 @@ def sinusoid(values: Tensor, channels: int) -> Tensor:
 
     Frequency i of n = channels / 2 is 10000^(-i/n).
     """
-    half = channels // 2
-    steps = torch.arange(half, dtype=torch.float32, device=values.device)
-    # At t = 1000 the last bit of a frequency shows: this is the official order of operations.
-    angles = values.float()[:, None] * torch.exp(-math.log(_PERIOD) * steps / half)
+    angles = values.float()[:, None] * _frequencies(channels // 2).to(values.device)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+@lru_cache
+@torch.inference_mode(False)
+def _frequencies(count: int) -> Tensor:
+    """10000^(-i / count) for i below ``count``, float32.
+
+    Libraries differ in the last bit of a float32 exponential, and at t = 1000 that bit shows as
+    6e-5 in the sinusoid. So the exponential is put together here from a power of sqrt(2) and a
+    rest, in an order of roundings that gives the published values on every machine.
+    """
+    exponents = -math.log(_PERIOD) * torch.arange(count, dtype=torch.float32) / count
+    exact = exponents.double()
+    octaves = torch.round(exact * (2 / math.log(2))) / 2
+    power = torch.exp2(octaves)
+    head = power.float()
+    rest = torch.expm1(exact - octaves * math.log(2)).float()
+    return head + (head.double() * rest + (power - head)).float()
 
 
 def position_embedding(coordinates: Tensor, channels: int) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from case import Case
 from torch import Tensor
 
+_STRIDES_IN_PROSE = re.compile(r"::(\d+)|\b0,\s?(\d+),|every (\d+)")
 _SUBSAMPLED = re.compile(r"_(?:every|stride)(\d+)(?:px)?")
 
 
@@ -45,7 +46,7 @@ def _stride_of(case: Case, size: int, kept: int) -> int:
     """The stride that leaves ``kept`` of ``size``; the note decides when several do."""
     fitting = [k for k in range(1, size + 1) if -(-size // k) == kept]
     assert fitting, f"{case.name}: no stride takes {size} to {kept}"
-    named = {int(number) for number in re.findall(r"\d+", case.note)}
+    named = {int(n) for found in _STRIDES_IN_PROSE.findall(case.note) for n in found if n}
     return next((k for k in fitting if k in named), fitting[0])
 
 
