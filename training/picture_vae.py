@@ -1,0 +1,104 @@
+"""The picture autoencoder: colour pictures and normal maps to four-channel latents and back."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from deployments.checkpoints.component import Component
+from training.loop import Losses, fit
+from training.run import Run
+
+FOREGROUND = 4.0  # weight of the person over the white around it
+SQUARES = 2.0
+EDGES = 0.5
+SCALES = 3  # halvings at which edges are compared
+KL = 2e-4
+MEASURED = 8  # held-out subjects
+
+
+def shuffle_views(run: Run, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(10 count, 3, S, S) normal maps and colours of fresh people in -1..1, and their masks."""
+    views = run.subjects.views(count)
+    pictures = torch.cat([views.normal_map_on_white(), views.color_on_white()]).flatten(0, 1)
+    mask = views.mask.repeat(2, 1, 1, 1, 1).flatten(0, 1)
+    return pictures * 2 - 1, mask
+
+
+def edge_difference(result: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Mean difference of horizontal and vertical steps at several scales."""
+    total = result.new_zeros(())
+    for _ in range(SCALES):
+        difference = result - truth
+        total = total + (difference[..., 1:] - difference[..., :-1]).abs().mean()
+        total = total + (difference[..., 1:, :] - difference[..., :-1, :]).abs().mean()
+        result, truth = F.avg_pool2d(result, 2), F.avg_pool2d(truth, 2)
+    return total
+
+
+def reconstruction_losses(
+    result: torch.Tensor, truth: torch.Tensor, mask: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Differences in -1..1 pictures, the foreground counted more."""
+    weight = 1 + (FOREGROUND - 1) * mask
+    weight = weight / weight.mean()
+    difference = (result - truth).float()
+    return {
+        "absolute": (difference.abs() * weight).mean(),
+        "squared": (difference.square() * weight).mean(),
+        "edges": edge_difference(result.float(), truth),
+    }
+
+
+def train_picture_vae(run: Run, minutes: float) -> None:
+    """Train, write the component with the scale that makes its latents unit-sized."""
+    config = run.configs.file(Component.VAE)
+    vae = run.configs.build(Component.VAE, run.device)
+    run.workspace.load(Component.VAE, vae)
+    stage = run.recipe.stages["picture_vae"]
+
+    def losses() -> Losses:
+        with torch.no_grad():
+            truth, mask = shuffle_views(run, stage.batch)
+        posterior = vae.encode(truth).latent_dist
+        parts = reconstruction_losses(vae.decode(posterior.sample()).sample, truth, mask)
+        kl = posterior.kl().mean() / posterior.mean[0].numel()
+        loss = parts["absolute"] + SQUARES * parts["squared"] + EDGES * parts["edges"] + KL * kl
+        return parts | {"kl": kl, "loss": loss}
+
+    def save() -> None:
+        scale = latent_scale(run, vae)
+        run.workspace.save(Component.VAE, vae, config | {"scaling_factor": scale})
+        measure(run, vae)
+        run.workspace.pack()
+
+    fit("picture_vae", losses, [vae], stage, minutes=minutes, journal=run.journal, save=save)
+
+
+@torch.no_grad()
+def latent_scale(run: Run, vae: torch.nn.Module) -> float:
+    """One over the deviation of the latents of held-out people."""
+    batch = run.held_out.draw(min(4, run.recipe.sheet_subjects))
+    pictures = torch.cat([batch.normal, batch.color]).flatten(0, 1) * 2 - 1
+    return round(1 / float(vae.encode(pictures).latent_dist.mode().std()), 5)
+
+
+@torch.no_grad()
+def measure(run: Run, vae: torch.nn.Module) -> None:
+    """Note the colour and normal PSNR inside the mask of held-out people; draw the sheet."""
+    run.held_out.generator.manual_seed(run.recipe.seed + 77)
+    batch = run.held_out.draw(min(MEASURED, run.recipe.sheet_subjects))
+    values, rows = {}, []
+    for name, truth in (("color", batch.color), ("normal", batch.normal)):
+        flat = truth.flatten(0, 1)
+        result = torch.cat(
+            [vae.decode(vae.encode(p * 2 - 1).latent_dist.mode()).sample for p in flat.split(10)]
+        )
+        result = (result.float() / 2 + 0.5).clamp(0, 1).view_as(truth)
+        error = ((result - truth).square() * batch.mask).sum() / batch.mask.sum() / 3
+        values[f"psnr_{name}"] = -10 * math.log10(float(error))
+        rows += [list(truth[0]) + list(truth[1]), list(result[0]) + list(result[1])]
+    run.journal.add("picture_vae_held_out", 0, values)
+    run.journal.sheet("picture_vae", rows)
