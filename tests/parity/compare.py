@@ -10,7 +10,7 @@ from case import Case
 from torch import Tensor
 
 _STRIDES_IN_PROSE = re.compile(r"::(\d+)|\b0,\s?(\d+),|every (\d+)")
-_SUBSAMPLED = re.compile(r"_(?:every|stride)(\d+)(?:px)?")
+SUBSAMPLED = re.compile(r"_(?:every|stride)(\d+)(?:px)?")
 
 
 def assert_matches(case: Case, name: str, produced: dict[str, Tensor]) -> None:
@@ -20,10 +20,10 @@ def assert_matches(case: Case, name: str, produced: dict[str, Tensor]) -> None:
     without it and sub-sampled along the axes where the stored one is shorter.
     """
     expected = case.outputs[name]
-    plain = _SUBSAMPLED.sub("", name)
+    plain = SUBSAMPLED.sub("", name)
     found = produced.get(name, produced.get(plain))
     assert found is not None, f"{case.name}: the builder gives {sorted(produced)}, not {plain!r}"
-    stated = _SUBSAMPLED.search(name)
+    stated = SUBSAMPLED.search(name)
     actual = _subsample(case, name, found, expected, int(stated.group(1)) if stated else None)
     _close(case, name, actual, expected)
 

@@ -7,11 +7,8 @@ from pathlib import Path
 
 import pytest
 from case import Case
+from kit import HERE, kit_folder
 from registry import is_small_amplitude
-
-HERE = Path(__file__).parent
-OWN_KIT = HERE / "cases"
-SHARED_KIT = HERE.parents[2] / "shared" / "parity"
 
 for file in sorted(HERE.glob("*_cases.py")):
     importlib.import_module(file.stem)
@@ -24,14 +21,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=None,
         help="folder of parity cases (default: ../shared/parity if there, else tests/parity/cases)",
     )
-
-
-def kit_folder(config: pytest.Config) -> Path:
-    """The kit that this run uses."""
-    chosen: Path | None = config.getoption("--kit", default=None)
-    if chosen is not None:
-        return chosen
-    return SHARED_KIT if SHARED_KIT.is_dir() else OWN_KIT
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import kit_folder
+from kit import manifest_file
 from torch import nn
 
 from deployments.checkpoints.checkpoint import open_checkpoint
@@ -32,8 +32,7 @@ BUILD: dict[Component, Callable[[dict[str, object]], nn.Module]] = {
 
 @pytest.mark.parametrize("component", list(BUILD), ids=lambda component: component.name.lower())
 def test_state_dict_is_the_official_one(component: Component, pytestconfig: pytest.Config) -> None:
-    manifest = kit_folder(pytestconfig) / f"manifest_{component.value.rsplit('/', 1)[-1]}.json"
-    expected = json.loads(manifest.read_text())
+    expected = json.loads(manifest_file(pytestconfig, component.value).read_text())
     with torch.device("meta"):
         network = BUILD[component](open_checkpoint("random:official").config(component))
     found = {
