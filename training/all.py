@@ -12,16 +12,21 @@ from pathlib import Path
 
 import torch
 
+from training.attention_check import check_attention
 from training.joint_flow import train_joint_flow
+from training.latent_flow import train_latent_flow
 from training.picture_vae import train_picture_vae
 from training.recipe import Recipe
 from training.run import Run
 from training.structure_vae import train_structure_vae
+from training.surface import train_surface
 
 STAGES = {
     "picture_vae": train_picture_vae,
     "structure_vae": train_structure_vae,
     "joint_flow": train_joint_flow,
+    "surface": train_surface,
+    "latent_flow": train_latent_flow,
 }
 
 
@@ -51,6 +56,7 @@ def main() -> None:
         parser.error(f"unknown components {unknown}; choose from {', '.join(STAGES)}")
     recipe = Recipe.load(arguments.recipe)
     run = Run(recipe, torch.device(arguments.device), arguments.tree, arguments.out)
+    check_attention(run.device)
     train_all(run, arguments.minutes, chosen)
 
 

@@ -1,0 +1,77 @@
+"""The flow that makes up surface latents on given voxels from the photograph."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from deployments.checkpoints.component import Component
+from deployments.checkpoints.method import MethodConfig
+from deployments.layers.sparse.tensor import SparseTensor
+from deployments.stage2.models.latent_flow import LatentFlow
+from training.flow_matching import draw_times, drop
+from training.joint_network import MODEL_TIME
+from training.loop import Losses, fit
+from training.run import Run
+from training.subjects import Batch
+from training.surface import SurfaceTraining
+
+UNCONDITIONAL = 0.1
+
+
+class LatentFlowTraining:
+    """The flow under training; encoder and DINOv2 are frozen."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.surface = SurfaceTraining(run)
+        self.surface.encoder.eval().requires_grad_(False)
+        flow = run.configs.build(Component.LATENT_FLOW, run.device)
+        assert isinstance(flow, LatentFlow)
+        self.flow = flow
+        run.workspace.load(Component.LATENT_FLOW, flow)
+        method = MethodConfig.from_tree(run.workspace.tree)
+        self.mean = torch.tensor(method.latent_mean, device=run.device)
+        self.deviation = torch.tensor(method.latent_std, device=run.device)
+
+    def losses(self, batch: Batch) -> Losses:
+        with torch.no_grad():
+            ground = self.surface.ground(batch)
+            latent, _ = self.surface.encoder(ground.summary, ground.sites)
+            latent = (latent - self.mean) / self.deviation
+            tokens = self.surface.encoders.condition(batch.condition)
+        people, device = len(tokens), latent.device
+        dropped = torch.rand(people, device=device) < UNCONDITIONAL
+        times = draw_times(people, device)
+        noise = torch.randn_like(latent)
+        t = times[ground.sites.coords[:, 0].long(), None]
+        noisy = SparseTensor(ground.sites, (1 - t) * latent + t * noise)
+        keys = self.flow.context_keys(drop(tokens, dropped))
+        found = self.flow(noisy, times * MODEL_TIME, keys)
+        return {"loss": (found - (noise - latent)).square().mean()}
+
+    def save(self) -> None:
+        run = self.run
+        run.workspace.save(
+            Component.LATENT_FLOW, self.flow, run.configs.file(Component.LATENT_FLOW)
+        )
+        run.held_out.generator.manual_seed(run.recipe.seed + 77)
+        with torch.no_grad():
+            loss: Tensor = self.losses(run.held_out.draw(run.recipe.sheet_subjects))["loss"]
+        run.journal.add("latent_flow_held_out", 0, {"loss": float(loss)})
+        run.workspace.pack()
+
+
+def train_latent_flow(run: Run, minutes: float) -> None:
+    """Train the flow on latents of fresh people."""
+    training = LatentFlowTraining(run)
+    stage = run.recipe.stages["latent_flow"]
+    fit(
+        "latent_flow",
+        lambda: training.losses(run.subjects.draw(stage.batch)),
+        [training.flow],
+        stage,
+        minutes=minutes,
+        journal=run.journal,
+        save=training.save,
+    )
