@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,7 +51,7 @@ def _kernel(q: Tensor) -> Kernel:
         return _flash_attn
     if backend is Backend.XFORMERS:
         return _xformers
-    return _torch_varlen if _torch_has_varlen() else _padded
+    return _torch_varlen if _torch_has_varlen(q.device) else _padded
 
 
 def _padded(
@@ -84,9 +85,8 @@ def _xformers(
     q: Tensor, k: Tensor, v: Tensor, q_lengths: tuple[int, ...], k_lengths: tuple[int, ...]
 ) -> Tensor:
     from xformers.ops import memory_efficient_attention
-    from xformers.ops.fmha import BlockDiagonalMask
 
-    mask = BlockDiagonalMask.from_seqlens(list(q_lengths), list(k_lengths), device=q.device)
+    mask = _block_diagonal_mask(q_lengths, k_lengths, q.device)
     out: Tensor = memory_efficient_attention(q[None], k[None], v[None], attn_bias=mask)
     return out[0]
 
@@ -102,14 +102,23 @@ def _torch_varlen(
     return out
 
 
-@lru_cache(maxsize=1)
-def _torch_has_varlen() -> bool:
-    """torch 2.10 brought its own variable-length flash kernel."""
+@lru_cache(maxsize=8)
+def _torch_has_varlen(device: torch.device) -> bool:
+    """torch 2.10 brought a variable-length flash kernel of its own, for Ampere and later."""
     try:
-        import torch.nn.attention.varlen  # noqa: F401
+        import torch.nn.attention.varlen
     except ImportError:
         return False
-    return True
+    return torch.cuda.get_device_capability(device)[0] >= 8
+
+
+@lru_cache(maxsize=16)
+def _block_diagonal_mask(
+    q_lengths: tuple[int, ...], k_lengths: tuple[int, ...], device: torch.device
+) -> Any:
+    from xformers.ops.fmha import BlockDiagonalMask
+
+    return BlockDiagonalMask.from_seqlens(list(q_lengths), list(k_lengths), device=device)
 
 
 @lru_cache(maxsize=64)
