@@ -27,7 +27,7 @@ from deployments.contracts import (
     ProgressCallback,
     TextureFormat,
 )
-from deployments.errors import BackendError, InputError, SyncHumanError
+from deployments.errors import BackendError, GenerationError, InputError, SyncHumanError
 from serve_app.cli.arguments import add_backends, add_mode, add_steps, chosen_mode
 from serve_app.cli.serve import default_checkpoint
 from serve_app.manifest import NAME, FileFacts, build_manifest
@@ -164,6 +164,7 @@ def make(
     progress(Progress("preprocess", 0, 1, "prepare"))
     prepared = pipelines.preprocess(data)
     progress(Progress("preprocess", 1, 1, "prepare"))
+    warnings = prepared.warnings
     multiview = pipelines.stage1(prepared, options, progress=progress)
     files = {f"stage1/{name}": body for name, body in stage1_files(prepared, multiview).items()}
     stages: dict[str, dict[str, Any]] = {
@@ -179,7 +180,10 @@ def make(
         }
     else:
         progress(Progress("preview", 0, 1, "preview"))
-        files["stage1/preview.glb"] = pipelines.preview(multiview, options)
+        try:
+            files["stage1/preview.glb"] = pipelines.preview(multiview, options)
+        except GenerationError as error:  # the views are a result without it
+            warnings = (*warnings, f"no preview.glb: {error.message}")
         progress(Progress("preview", 1, 1, "preview"))
         stages["stage2"] = {"status": "skipped", "reason": pipelines.stage2_reason}
     storage = LocalStorage(out)
@@ -194,7 +198,7 @@ def make(
         stages=stages,
         files=facts,
         input_sha256=hashlib.sha256(data).hexdigest(),
-        warnings=prepared.warnings,
+        warnings=warnings,
     )
     storage.write(NAME, manifest)
     return [*facts, NAME]

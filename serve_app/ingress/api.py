@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.ingress import generate, jobs, problems, status
 from serve_app.ingress.fetch import Resolver, system_resolver
+from serve_app.ingress.keys import KeyGuard
 from serve_app.ingress.room import Room
 from serve_app.ingress.schemas import GenerateForm, JobJson
 from serve_app.ingress.upload import BodyLimit
@@ -56,6 +57,7 @@ def make_api(
         api.include_router(router)
     api.add_middleware(problems.UnexpectedErrors)
     api.add_middleware(BodyLimit, max_bytes=lambda: room.max_upload_bytes)
+    api.add_middleware(KeyGuard, keys=lambda: room.keys)
     api.add_middleware(
         CORSMiddleware,
         allow_origins=list(settings.cors_origins),

@@ -12,7 +12,12 @@ from fastapi.responses import JSONResponse
 from deployments.errors import Cancelled, SyncHumanError
 from serve_app.ingress.answers import generate_answer, job_answer, zip_response
 from serve_app.ingress.intake import take_picture
-from serve_app.ingress.problems import failure_response, problem_responses, request_id_of
+from serve_app.ingress.problems import (
+    failure_response,
+    owner_of,
+    problem_responses,
+    request_id_of,
+)
 from serve_app.ingress.room import Room, TheRoom
 from serve_app.ingress.schemas import GenerateAnswer, GenerateForm, JobAnswer
 from serve_app.ingress.submission import submit
@@ -32,7 +37,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         "description": "With `Prefer: respond-async`: the job, to be watched at `Location`",
         "model": JobAnswer,
     },
-    **problem_responses(400, 409, 413, 422, 429, 500, 503),
+    **problem_responses(400, 401, 409, 413, 422, 429, 500, 503),
 }
 
 router = APIRouter(tags=["generate"])
@@ -59,7 +64,9 @@ async def generate(
     `Prefer: respond-async` or `POST /jobs`. Leaving the connection cancels the job."""
     options = form.options.resolve(room.settings)
     picture = await take_picture(form.image, form.image_url, room)
-    view = await submit(picture, options, room, idempotency_key=idempotency_key)
+    view = await submit(
+        picture, options, room, idempotency_key=idempotency_key, owner=owner_of(request)
+    )
     if "respond-async" in (prefer or "").lower():
         return accepted(view, room)
 

@@ -21,7 +21,7 @@ from deployments.errors import InputError, ServiceError
 from serve_app.ingress.answers import job_answer, zip_response
 from serve_app.ingress.generate import accepted
 from serve_app.ingress.intake import Picture, check_picture, take_picture
-from serve_app.ingress.problems import problem_responses
+from serve_app.ingress.problems import owner_of, problem_responses
 from serve_app.ingress.room import Room, TheRoom
 from serve_app.ingress.schemas import GenerateForm, JobAnswer, JobJson
 from serve_app.ingress.submission import submit
@@ -32,7 +32,7 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 KEEP_ALIVE_S = 10.0
 PIECE = 1 << 20
 
-JobId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="the id of a job")]
+JobId = Annotated[str, Path(description="the id of a job")]
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -52,7 +52,7 @@ BODY = {
     summary="Submit without waiting",
     status_code=202,
     response_model=JobAnswer,
-    responses=problem_responses(400, 409, 413, 422, 429, 503),
+    responses=problem_responses(400, 401, 409, 413, 422, 429, 503),
     openapi_extra=BODY,
 )
 async def create(
@@ -75,7 +75,10 @@ async def create(
             form = _parsed(GenerateForm, values)
             options = form.options.resolve(room.settings)
             picture = await take_picture(form.image, form.image_url, room)
-    return accepted(await submit(picture, options, room, idempotency_key=idempotency_key), room)
+    view = await submit(
+        picture, options, room, idempotency_key=idempotency_key, owner=owner_of(request)
+    )
+    return accepted(view, room)
 
 
 @router.get("/{job_id}", summary="State and progress", responses=problem_responses(404, 410, 503))

@@ -52,6 +52,9 @@ STATUS_BY_CODE: Mapping[str, int] = {
     "job_exists": 409,
     "not_found": 404,
     "expired": 410,
+    "key_missing": 401,
+    "key_unknown": 401,
+    "keys_unreadable": 503,
     "cancelled": 409,
     "not_finished": 409,
     "no_result": 409,
@@ -87,6 +90,7 @@ STATUS_BY_KIND: Mapping[str, int] = {
 
 TITLES: Mapping[int, str] = {
     400: "The request can not be served as it is",
+    401: "Who are you",
     404: "Not found",
     405: "Method not allowed",
     409: "In conflict with the job's state",
@@ -178,6 +182,12 @@ def failure_response(
 def request_id_of(request: Request) -> str | None:
     """The id that the outermost middleware gave this request."""
     found = request.scope.get("state", {}).get("request_id")
+    return found if isinstance(found, str) else None
+
+
+def owner_of(request: Request) -> str | None:
+    """The hash of the API key that sent this request, where the service has keys."""
+    found = request.scope.get("state", {}).get("owner")
     return found if isinstance(found, str) else None
 
 

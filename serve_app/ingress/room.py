@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
 from serve_app.ingress.fetch import FetchLimits, Resolver, system_resolver
+from serve_app.ingress.keys import KeyFile
 from serve_app.jobs.protocol import JobService
 from serve_app.settings import FrontArgs
 from serve_app.storage import Storage
@@ -21,6 +23,11 @@ class Room:
     storage: Storage
     settings: FrontArgs
     resolver: Resolver = field(default=system_resolver)
+    keys: KeyFile | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        path = self.settings.api_keys_file
+        self.keys = None if path is None else KeyFile(Path(path))
 
     @property
     def max_upload_bytes(self) -> int:

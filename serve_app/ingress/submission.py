@@ -26,6 +26,7 @@ async def submit(
     room: Room,
     *,
     idempotency_key: str | None = None,
+    owner: str | None = None,
 ) -> JobView:
     """Store the picture, then commit the job; a refused job leaves nothing behind.
 
@@ -41,7 +42,7 @@ async def submit(
         options=stored,
         digest=hashlib.sha256(picture.data + json.dumps(stored).encode()).hexdigest(),
         idempotency_key=checked_key(idempotency_key),
-        owner=None,
+        owner=owner,
     )
     await asyncio.to_thread(room.storage.write, request.input_path, picture.data)
     try:

@@ -1,0 +1,69 @@
+"""serve_app/ingress/keys.py: only who has a key comes in, and a taken-back key is out at once."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    path = tmp_path / "keys"
+    path.write_text(
+        f"# people\n{hashlib.sha256(b'one').hexdigest()} anna # since May\n\nnot a hash\n"
+    )
+    return path
+
+
+def ask(client: Any, **headers: str) -> Any:
+    return client.get("/info", headers={name.replace("_", "-"): v for name, v in headers.items()})
+
+
+def test_without_a_file_everybody_comes_in(make_service: Any) -> None:
+    client, _ = make_service()
+    assert ask(client).status_code == 200
+
+
+def test_only_known_keys_come_in(make_service: Any, key_file: Path) -> None:
+    client, _ = make_service(api_keys_file=str(key_file))
+    assert ask(client, Authorization="Bearer one").status_code == 200
+    assert ask(client, X_API_Key="one").status_code == 200
+    for headers, code in (
+        ({}, "key_missing"),
+        ({"Authorization": "Basic one"}, "key_missing"),
+        ({"Authorization": "Bearer two"}, "key_unknown"),
+        ({"X_API_Key": "not a hash"}, "key_unknown"),
+    ):
+        response = ask(client, **headers)
+        assert (response.status_code, response.json()["code"]) == (401, code)
+        assert response.headers["www-authenticate"] == "Bearer"
+        assert response.headers["x-request-id"] == response.json()["request_id"]
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/docs", "/openapi.json"])
+def test_what_tells_nothing_stays_open(make_service: Any, key_file: Path, path: str) -> None:
+    client, _ = make_service(api_keys_file=str(key_file))
+    assert client.get(path).status_code == 200
+
+
+def test_a_job_belongs_to_its_key(make_service: Any, key_file: Path, person: bytes) -> None:
+    client, jobs = make_service(api_keys_file=str(key_file))
+    files = {"image": ("i.png", person)}
+    assert client.post("/generate", files=files).status_code == 401
+    assert client.post("/generate", files=files, headers={"X-API-Key": "one"}).status_code == 200
+    assert [request.owner for request in jobs.requests] == [hashlib.sha256(b"one").hexdigest()]
+
+
+def test_changes_of_the_file_count_at_once(make_service: Any, key_file: Path) -> None:
+    client, _ = make_service(api_keys_file=str(key_file))
+    assert ask(client, X_API_Key="one").status_code == 200
+    key_file.write_text(hashlib.sha256(b"two").hexdigest().upper())
+    assert ask(client, X_API_Key="one").status_code == 401
+    assert ask(client, X_API_Key="two").status_code == 200
+    key_file.unlink()
+    response = ask(client, X_API_Key="two")
+    assert (response.status_code, response.json()["code"]) == (503, "keys_unreadable")
+    assert str(key_file) not in response.text
