@@ -66,8 +66,8 @@ def sparse_operators(case: Case) -> Outputs:
         "groupnorm": case.fill(SparseGroupNorm(c["group_norm_groups"], c["channels"]), "groupnorm")(
             x.feats, x.sites
         ),
-        f"window_id_ws{c['window_size']}_shift0": windows[0].index,
-        f"window_id_ws{c['window_size']}_shift{half}": windows[half].index,
+        f"window_id_ws{c['window_size']}_shift0": _window_ids(windows[0]),
+        f"window_id_ws{c['window_size']}_shift{half}": _window_ids(windows[half]),
         "attn_full": _self_attention(case, "attn_full")(x.feats, x.sites.lengths),
         "attn_full_rms": _self_attention(case, "attn_full_rms", rms=True)(x.feats, x.sites.lengths),
         "attn_swin0": _windowed(_self_attention(case, "attn_swin0"), x.feats, windows[0]),
@@ -268,6 +268,11 @@ def _self_attention(case: Case, entry: str, *, rms: bool = False) -> torch.nn.Mo
 def _windowed(attention: torch.nn.Module, feats: Tensor, windows: Windows) -> Tensor:
     out: Tensor = attention(feats[windows.order], windows.lengths)
     return out[windows.place]
+
+
+def _window_ids(windows: Windows) -> Tensor:
+    lengths = torch.tensor(windows.lengths)
+    return torch.arange(len(lengths)).repeat_interleave(lengths)[windows.place]
 
 
 def _cross_attention(case: Case, x: SparseTensor) -> Tensor:

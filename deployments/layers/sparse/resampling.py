@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from deployments.layers.sparse.tensor import SparseTensor
 
 
@@ -27,9 +25,5 @@ def upsample(x: SparseTensor, like: SparseTensor) -> SparseTensor:
 
 def subdivide(x: SparseTensor) -> SparseTensor:
     """Split every voxel in eight; the feature row is copied."""
-    return SparseTensor(x.sites.subdivided, repeat_children(x.feats))
-
-
-def repeat_children(feats: Tensor) -> Tensor:
-    """(N, C) -> (8 N, C): the row of every voxel for each of its eight children."""
-    return feats[:, None].expand(-1, 8, -1).flatten(0, 1)
+    feats = x.feats[:, None].expand(-1, 8, -1).flatten(0, 1)  # (8 N, C)
+    return SparseTensor(x.sites.subdivided, feats)

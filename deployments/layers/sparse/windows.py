@@ -18,14 +18,6 @@ class Windows:
     place: Tensor  # (N,) int64, where each row went: ``sorted[place]`` restores the order
     lengths: tuple[int, ...]  # rows of every window, none of them empty
 
-    @property
-    def index(self) -> Tensor:
-        """Number of the window that each row belongs to, (N,) int64."""
-        lengths = torch.tensor(self.lengths, dtype=torch.int64)
-        return (
-            torch.arange(len(lengths)).repeat_interleave(lengths).to(self.place.device)[self.place]
-        )
-
 
 def window_partition(coords: Tensor, size: int, shift: int) -> Windows:
     """Rows with equal (batch item, floor((coordinate + shift) / size)) share a window."""

@@ -9,8 +9,9 @@ from deployments.layers.sparse.convolution import (
     SubmanifoldConv3d,
     convolve_torch,
 )
-from deployments.layers.sparse.resampling import repeat_children
+from deployments.layers.sparse.resampling import subdivide
 from deployments.layers.sparse.sites import Sites
+from deployments.layers.sparse.tensor import SparseTensor
 
 
 def shell(grid: int, batch: int = 1, seed: int = 0) -> Sites:
@@ -56,7 +57,8 @@ def test_equals_a_dense_convolution_on_the_zero_filled_grid(case) -> None:  # ty
 
 def test_on_children_equals_subdividing_first(case) -> None:  # type: ignore[no-untyped-def]
     module, feats, sites = case
-    expected = module(repeat_children(feats), sites.subdivided)
+    children = subdivide(SparseTensor(sites, feats))
+    expected = module(children.feats, children.sites)
     torch.testing.assert_close(module.on_children(feats, sites), expected)
 
 
