@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from training.attention_check import check_attention
+from training.kernel_check import check_kernels
 from training.joint_flow import train_joint_flow
 from training.latent_flow import train_latent_flow
 from training.picture_vae import train_picture_vae
@@ -56,7 +56,7 @@ def main() -> None:
         parser.error(f"unknown components {unknown}; choose from {', '.join(STAGES)}")
     recipe = Recipe.load(arguments.recipe)
     run = Run(recipe, torch.device(arguments.device), arguments.tree, arguments.out)
-    check_attention(run.device)
+    check_kernels(run.device)
     train_all(run, arguments.minutes, chosen)
 
 

@@ -39,11 +39,11 @@ class StructureEncoder(nn.Module):
 
 
 class _Halve(nn.Module):
-    """Half the resolution: blocks of 2^3 voxels become channels, then a convolution."""
+    """Half the resolution: blocks of 2^3 voxels become channels, then a linear layer."""
 
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv3d(8 * channels, out_channels, 3, padding=1)
+        self.conv = nn.Conv3d(8 * channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(patchify(x, 2))

@@ -17,7 +17,7 @@ INPUTS = 9  # mean offset, normal, colour
 class SurfaceEncoder(nn.Module):
     """Summaries (N, 9) on voxels -> mean and log variance (N, C) of the latents."""
 
-    def __init__(self, latent_channels: int, width: int = 96, blocks: int = 2) -> None:
+    def __init__(self, latent_channels: int, width: int = 64, blocks: int = 2) -> None:
         super().__init__()
         self.input_layer = nn.Linear(INPUTS, width)
         self.blocks = nn.ModuleList(_Block(width) for _ in range(blocks))

@@ -23,7 +23,7 @@ from deployments.checkpoints.method import METHOD_FILE
 from deployments.checkpoints.prompts import CACHE_FILE
 from training.networks import NetworkConfigs
 
-PIECE = 15 << 20  # bytes
+PIECE = 15 << 20  # bytes; four pieces hold the small checkpoint
 WEIGHTS = {Component.JOINT_MODEL: "diffusion_pytorch_model", Component.VAE: "diffusion_pytorch_model"}
 
 

@@ -1,7 +1,7 @@
-"""Make sure that the attention kernels of this machine can be trained through.
+"""Try the kernels of this machine before minutes are spent on them.
 
-The deployment only runs them forwards. A kernel that raises in the backward pass, or whose
-gradients are off, is replaced by the plain one before hours are spent on it.
+The deployment runs attention only forwards: a kernel that raises in the backward pass, or whose
+gradients are off, is replaced by the plain one. The z-buffer kernel must draw what its twin draws.
 """
 
 from __future__ import annotations
@@ -12,22 +12,42 @@ import torch
 from torch import Tensor
 
 from deployments.layers.attention import dense, varlen
+from training.people import rasterize
 
 TOLERANCE = 0.05  # of the largest gradient, in bfloat16
 LENGTHS = (5, 130, 64, 1, 300)
 NEVER = 1 << 40
 
 
-def check_attention(device: torch.device) -> None:
-    """Compare gradients with plain attention on a CUDA device; fall back where they differ."""
+def check_kernels(device: torch.device) -> None:
+    """Compare with plain torch on a CUDA device; fall back where they differ."""
     if device.type != "cuda":
         return
+    if not _rasterizer_agrees(device):
+        print("the z-buffer kernel does not work here: plain torch instead", flush=True)
+        rasterize.triton = None
     if not _agrees(_dense_gradient, device):
         print("cuDNN attention can not be trained through here: not used", flush=True)
         dense._CUDNN_WORTH_IT = NEVER
     if not _agrees(_packed_gradient, device):
         print("packed attention can not be trained through here: padded instead", flush=True)
         varlen._torch_has_varlen = lambda: False
+
+
+def _rasterizer_agrees(device: torch.device) -> bool:
+    generator = torch.Generator(device).manual_seed(0)
+    points = torch.rand(2, 3000, 3, generator=generator, device=device) * 64
+    faces = torch.arange(3000, device=device).view(-1, 3)
+    corners = points[:, faces]
+    points = (corners[:, :, :1] + (corners - corners[:, :, :1]) * 0.2).flatten(1, 2)
+    points[..., 2] = points[..., 2] / 64 - 0.5
+    try:
+        found = rasterize.rasterize(points, faces, 64)
+    except Exception as error:  # whatever a compiler may raise
+        print(f"z-buffer check: {type(error).__name__}: {str(error)[:500]}", flush=True)
+        return False
+    expected = rasterize.rasterize(points, faces, 64, kernel=False)
+    return bool((found != expected).float().mean() < 1e-3)
 
 
 def _agrees(gradient: Callable[[Tensor], tuple[Tensor, Tensor]], device: torch.device) -> bool:
