@@ -10,7 +10,7 @@ from scipy import ndimage
 from deployments.errors import GenerationError
 from deployments.stage2.mesh.corners import CornerField, pack
 from deployments.stage2.mesh.native_extractor import extract_native
-from deployments.stage2.mesh.solidify import enclosed_pockets
+from deployments.stage2.mesh.solidify import enclosed_pockets, seal_border
 from deployments.stage2.mesh.surface import Float32, Mesh
 from deployments.stage2.texture.views import VIEWS
 
@@ -81,7 +81,7 @@ def preview_mesh(voxels: NDArray[np.int16], grid: int, foregrounds: Mask) -> Mes
         None,
     )
     nothing = torch.zeros(0, 3, dtype=torch.int64), torch.zeros(0, 21)
-    vertices, faces, _ = extract_native(field, *nothing)
+    vertices, faces, _ = extract_native(seal_border(field), *nothing)
     if len(faces) == 0:
         raise GenerationError(
             "the silhouettes of the four views leave nothing of the voxels: they do not show the "

@@ -9,7 +9,7 @@ import torch
 from deployments.errors import GenerationError
 from deployments.stage2.mesh.corners import WEIGHTS, average_corners
 from deployments.stage2.mesh.extractor import choose_extractor
-from deployments.stage2.mesh.solidify import solidify
+from deployments.stage2.mesh.solidify import seal_border, solidify
 from deployments.stage2.mesh.surface import Mesh
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def extract_mesh(
         features: (N, 101) its raw channels.
         resolution: voxels a side (256 official).
         backend: "native" or "kaolin"; the results are equal.
-        faithful: leave inner walls as the official extraction makes them.
+        faithful: leave inner walls, and holes at the border of the grid, as the official code does.
         colours: interpolate the decoder's six colour channels to the vertices.
 
     Raises:
@@ -46,7 +46,7 @@ def extract_mesh(
             code="mesh_not_finite",
         )
     if not faithful:
-        field, filled = solidify(field)
+        field, filled = solidify(seal_border(field))
         logger.info("solidify filled %d corners at resolution %d", filled, resolution)
     if not bool((field.sdf < 0).any()):
         raise GenerationError(

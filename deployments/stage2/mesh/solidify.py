@@ -8,6 +8,8 @@ thickness, volume within 0.3 % of the truth, 0.2 s at 256).
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from scipy import ndimage
@@ -17,6 +19,17 @@ from deployments.stage2.mesh.corners import CornerField, pack, rows_of
 PINHOLE_RADIUS = 2  # voxels: openings up to twice as wide do not count as a way in
 MAX_CONTACT = 0.1  # share of a pocket's voxels that may touch the outside: slits touch far more
 FILLED_SDF = 0.05  # how far inside a filled active corner lies at least
+BORDER_SDF = 1e-4  # how far outside a corner on the border of the grid lies at least
+
+
+def seal_border(field: CornerField) -> CornerField:
+    """Move corners on the border of the grid outside, so that a subject that touches it is closed.
+
+    Beyond the border there are no cubes to continue in: feet at the very bottom would be open.
+    """
+    coords = field.coords()
+    border = ((coords == 0) | (coords == field.resolution)).any(dim=1)
+    return replace(field, sdf=torch.where(border, field.sdf.clamp(min=BORDER_SDF), field.sdf))
 
 
 def solidify(field: CornerField) -> tuple[CornerField, int]:

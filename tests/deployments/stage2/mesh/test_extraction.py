@@ -41,6 +41,15 @@ def test_thin_and_thick_shells_give_the_same_solid() -> None:
     assert np.array_equal(thick.vertices, thin.vertices)
 
 
+def test_a_subject_that_touches_the_border_is_closed() -> None:
+    """A ball half sunk into the floor of the grid."""
+    coords, features = voxels_of(lambda p: sphere(0.3)(p + np.array((0, 0, 0.5))), 32, 12.0)
+    assert not topology(extract_mesh(coords, features, 32, faithful=True)).watertight
+    mesh = extract_mesh(coords, features, 32)
+    assert topology(mesh).watertight
+    assert mesh.volume() == pytest.approx(BALL / 2, rel=0.03)
+
+
 def test_colours_follow_the_position() -> None:
     """Colour logits that grow with x arrive at the vertices as that function of x."""
     coords, features = voxels_of(sphere(0.3), 32, 12.0)
