@@ -16,9 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from deployments.layers.attention import attention
-from deployments.layers.normalization import HeadRMSNorm, LayerNorm, layer_norm_modulated
+from deployments.layers.normalization import HeadRMSNorm, LayerNorm
+from deployments.layers.pointwise import add_norm, add_norm_modulated, norm_modulated
 
 Lengths = Sequence[int]
+_EPS = 1e-6
 
 
 class SelfAttention(nn.Module):
@@ -94,7 +96,7 @@ class ModulatedBlock(nn.Module):
         qk_rms_norm: bool = True,
     ) -> None:
         super().__init__()
-        self.norm2 = LayerNorm(channels, eps=1e-6)
+        self.norm2 = LayerNorm(channels, eps=_EPS)
         self.self_attn = SelfAttention(channels, heads, qk_rms_norm=qk_rms_norm)
         self.cross_attn = CrossAttention(channels, context_channels, heads)
         self.mlp = FeedForward(channels, mlp_ratio)
@@ -116,21 +118,22 @@ class ModulatedBlock(nn.Module):
         ``modulation`` has one row for all or one a batch item, ``context_keys`` one entry a batch
         item; both come from the methods of those names.
         """
-        rows = _rows(modulation, lengths)  # (B or 1, 1, 6 C), packed: (N or 1, 6 C)
+        rows = _rows(modulation, lengths)  # (6 C,), with several batch items (..., 6 C)
         shift1, scale1, gate1, shift2, scale2, gate2 = rows.chunk(6, dim=-1)
-        h = layer_norm_modulated(x, shift1, scale1)
-        x = torch.addcmul(x, gate1, self.self_attn(h, lengths))
-        x = x + self.cross_attn(self.norm2(x), context_keys, lengths)
-        h = layer_norm_modulated(x, shift2, scale2)
+        h = norm_modulated(x, shift1, scale1, _EPS)
+        x, h = add_norm(x, self.self_attn(h, lengths), self.norm2, gate1)
+        x, h = add_norm_modulated(
+            x, self.cross_attn(h, context_keys, lengths), shift2, scale2, _EPS
+        )
         return torch.addcmul(x, gate2, self.mlp(h))
 
 
 def _rows(modulation: Tensor, lengths: Lengths | None) -> Tensor:
     """Modulation rows shaped to broadcast against dense or packed tokens."""
+    if modulation.shape[0] == 1:
+        return modulation[0]
     if lengths is None:
         return modulation[:, None]
-    if modulation.shape[0] == 1:
-        return modulation
     repeats = torch.tensor(lengths, device=modulation.device)
     return modulation.repeat_interleave(repeats, dim=0, output_size=sum(lengths))
 

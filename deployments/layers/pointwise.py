@@ -1,23 +1,156 @@
-"""Elementwise work and group norm of the picture networks, each as one named step.
+"""Norms and elementwise work between the large products, each as one named step.
 
-These are the plain torch forms. On a GPU every one of them is a pass over memory or several, so
-they are kept in one place, where a fused kernel can take over.
+The bodies here are plain torch and define what a step computes. On a GPU each is several passes
+over memory; there, and where no gradient is wanted, deployments/layers/pointwise_triton.py does the
+step in one. Row-wise means the token order of the row-wise attention: (G, V, 2, S, S) -> (G, 2, S,
+4, S), where the fifth view, the face, has no place.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
+from importlib.util import find_spec
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+_BODY_VIEWS = 4
+_DOMAINS = 2
+_kernels_wanted = True
 
-def group_norm_silu(x: Tensor, norm: nn.GroupNorm, shift: Tensor | None = None) -> Tensor:
+
+def use_kernels(wanted: bool) -> None:
+    """Choose for the process whether fused kernels take over on a GPU (benchmarks compare)."""
+    global _kernels_wanted
+    _kernels_wanted = wanted
+
+
+@lru_cache
+def _triton_is_here() -> bool:
+    return find_spec("triton") is not None
+
+
+def _fused(x: Tensor, *vectors: Tensor | None) -> bool:
+    """Whether a kernel takes the step; ``vectors`` must be the same for all tokens then."""
+    shared = all(vector is None or vector.ndim == 1 for vector in vectors)
+    usable = x.is_cuda and not torch.is_grad_enabled() and _triton_is_here()
+    return _kernels_wanted and shared and usable
+
+
+def group_norm(
+    x: Tensor, norm: nn.GroupNorm, shift: Tensor | None = None, *, silu: bool = True
+) -> Tensor:
     """SiLU(GN(x + shift)): pictures (N, C, H, W), shift (N, C)."""
+    if _fused(x):
+        from deployments.layers import pointwise_triton as kernels
+
+        return kernels.group_norm(
+            x, norm.weight, norm.bias, norm.num_groups, norm.eps, shift, silu=silu
+        )
     if shift is not None:
         x = x + shift[:, :, None, None]
-    return F.silu(norm(x))
+    y: Tensor = norm(x)
+    return F.silu(y) if silu else y
+
+
+def add_bias(h: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+    """h + bias + x: pictures (N, C, H, W), bias (C,)."""
+    if _fused(x):
+        from deployments.layers import pointwise_triton as kernels
+
+        return kernels.add_bias(h, bias, x)
+    return h + bias[:, None, None] + x
 
 
 def geglu(h: Tensor) -> Tensor:
     """(..., 2 C) = [a | g] -> a GELU(g) (..., C), GELU in its exact form."""
+    if _fused(h):
+        from deployments.layers import pointwise_triton as kernels
+
+        return kernels.geglu(h.contiguous())
     a, g = h.chunk(2, dim=-1)
     return a * F.gelu(g)
+
+
+def add_norm(
+    x: Tensor, h: Tensor, norm: nn.LayerNorm, gate: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """x + gate h and its layer norm: tokens (..., C), gate broadcasts against them."""
+    if _fused(x, gate):
+        from deployments.layers import pointwise_triton as kernels
+
+        return kernels.add_norm(x, h, norm.weight, norm.bias, norm.eps, gate=gate)
+    x = x + h if gate is None else torch.addcmul(x, gate, h)
+    return x, norm(x)
+
+
+def norm_modulated(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+    """LN(x) (1 + scale) + shift, LN without weights; shift and scale broadcast against x."""
+    if _fused(x, shift):
+        from deployments.layers import pointwise_triton as kernels
+
+        return kernels.add_norm(x, None, scale, shift, eps, modulated=True)[1]
+    return F.layer_norm(x, x.shape[-1:], eps=eps) * (1 + scale) + shift
+
+
+def add_norm_modulated(
+    x: Tensor, h: Tensor, shift: Tensor, scale: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """x + h and ``norm_modulated`` of it."""
+    if _fused(x, shift):
+        from deployments.layers import pointwise_triton as kernels
+
+        return kernels.add_norm(x, h, scale, shift, eps, modulated=True)
+    x = x + h
+    return x, norm_modulated(x, shift, scale, eps)
+
+
+def add_norm_to_rowwise(
+    x: Tensor, h: Tensor, norm: nn.LayerNorm, views: int
+) -> tuple[Tensor, Tensor]:
+    """x + h (G V 2, S^2, C) and its norm in row-wise order (G, 2, S, 4, S, C)."""
+    if _fused(x):
+        from deployments.layers import pointwise_triton as kernels
+
+        return kernels.add_norm(
+            x, h, norm.weight, norm.bias, norm.eps, views=views, out_rowwise=True
+        )
+    x = x + h
+    return x, norm(to_rowwise(x, views))
+
+
+def add_rowwise_norm(
+    x: Tensor, grouped: Tensor, norm: nn.LayerNorm, views: int
+) -> tuple[Tensor, Tensor]:
+    """x (G V 2, S^2, C) plus tokens in row-wise order, and the norm of the sum."""
+    if _fused(x):
+        from deployments.layers import pointwise_triton as kernels
+
+        return kernels.add_norm(
+            x, grouped, norm.weight, norm.bias, norm.eps, views=views, add_rowwise=True
+        )
+    pictures = _pictures(x, views)
+    body = pictures[:, :_BODY_VIEWS] + grouped.permute(0, 3, 1, 2, 4, 5)
+    x = torch.cat([body, pictures[:, _BODY_VIEWS:]], dim=1).view(x.shape)
+    return x, norm(x)
+
+
+def to_rowwise(x: Tensor, views: int) -> Tensor:
+    """(G V 2, S^2, C) -> (G, 2, S, 4, S, C), a strided view."""
+    return _pictures(x, views)[:, :_BODY_VIEWS].permute(0, 2, 3, 1, 4, 5)
+
+
+def head_rms_norm(x: Tensor, gamma: Tensor) -> Tensor:
+    """x / |x| gamma sqrt(D) for every head: (..., H, D), gamma (H, D)."""
+    if _fused(x):
+        from deployments.layers import pointwise_triton as kernels
+
+        return kernels.head_rms_norm(x, gamma)
+    unit = F.normalize(x.float(), dim=-1, eps=1e-12)
+    return (unit * gamma.float() * x.shape[-1] ** 0.5).to(x.dtype)
+
+
+def _pictures(x: Tensor, views: int) -> Tensor:
+    size = int(x.shape[1] ** 0.5)
+    return x.view(-1, views, _DOMAINS, size, size, x.shape[-1])

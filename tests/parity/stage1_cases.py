@@ -15,6 +15,7 @@ from torch import Tensor
 
 from deployments.layers.embeddings import TimestepEmbedder, grid_position_table, sinusoid
 from deployments.layers.modulated_block import ModulatedBlock
+from deployments.layers.pointwise import to_rowwise
 from deployments.layers.voxels import patchify, pixel_shuffle_3d
 from deployments.stage1.models.config import JointModelConfig
 from deployments.stage1.models.correspondence import pixels_of_voxels, voxels_of_pixels
@@ -66,7 +67,7 @@ def multiview_block(case: Case) -> Outputs:
     case.fill(block)
     x, text = to_rows(case.inputs["hidden_states"]), to_rows(case.inputs["encoder_hidden_states"])
     keys = block.attn2.context_keys(text)
-    grouped = block.attn_mv(block.attn_mv.regroup(x))  # (G, 2, S, 4, S, C)
+    grouped = block.attn_mv(to_rowwise(x, block.views))  # (G, 2, S, 4, S, C)
     body = grouped.permute(1, 0, 3, 2, 4, 5).flatten(3, 4).flatten(0, 2)
     return {
         "out": from_rows(block(x, keys)),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from deployments.layers.embeddings import TimestepEmbedder, grid_position_table, sinusoid
 from deployments.layers.modulated_block import ModulatedBlock
-from deployments.layers.pointwise import group_norm_silu
+from deployments.layers.pointwise import group_norm
 from deployments.layers.voxels import patchify, pixel_shuffle_3d
 from deployments.stage1.models.attention import SelfAttention
 from deployments.stage1.models.config import JointModelConfig
@@ -215,7 +215,7 @@ class JointModel(nn.Module):
             x = up(x, skips, conditions)
 
         s = self._run_flow(s, prepared, modulation, after_middle, len(self.blocks))
-        v = self.conv_out(group_norm_silu(x, self.conv_norm_out))
+        v = self.conv_out(group_norm(x, self.conv_norm_out))
         return self._branches(v, prepared), self._flow_out(s)
 
     def prepare_for_inference(self) -> JointModel:

@@ -10,7 +10,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from deployments.layers.pointwise import geglu
+from deployments.layers.pointwise import (
+    add_norm,
+    add_norm_to_rowwise,
+    add_rowwise_norm,
+    geglu,
+)
 from deployments.stage1.models.attention import CrossAttention, SelfAttention
 from deployments.stage1.models.correspondence import BODY_VIEWS
 
@@ -48,30 +53,9 @@ class JointDomainAttention(SelfAttention):
 class RowwiseAttention(SelfAttention):
     """The tokens of one picture row in all four body views attend to each other."""
 
-    def __init__(self, channels: int, heads: int, views: int) -> None:
-        super().__init__(channels, heads)
-        self.views = views
-
-    def regroup(self, x: Tensor) -> Tensor:
-        """(rows, S^2, C) -> body views by picture row (G, 2, S, 4, S, C), a strided view."""
-        return self._body(x).permute(0, 2, 3, 1, 4, 5)
-
     def forward(self, grouped: Tensor) -> Tensor:
         """(G, 2, S, 4, S, C) -> the same shape."""
         return self.attend(grouped.flatten(3, 4).flatten(0, 2)).view(grouped.shape)
-
-    def add(self, x: Tensor, grouped: Tensor) -> Tensor:
-        """``x`` (rows, S^2, C) plus regrouped tokens on its body views."""
-        body = self._body(x) + grouped.permute(0, 3, 1, 2, 4, 5)
-        face = self._pictures(x)[:, BODY_VIEWS:]
-        return torch.cat([body, face], dim=1).view(x.shape)
-
-    def _body(self, x: Tensor) -> Tensor:
-        return self._pictures(x)[:, :BODY_VIEWS]
-
-    def _pictures(self, x: Tensor) -> Tensor:
-        size = int(x.shape[1] ** 0.5)
-        return x.view(-1, self.views, DOMAINS, size, size, x.shape[-1])
 
 
 class GEGLU(nn.Module):
@@ -106,10 +90,11 @@ class MultiviewBlock(nn.Module):
 
     def __init__(self, channels: int, heads: int, context_channels: int, views: int) -> None:
         super().__init__()
+        self.views = views
         self.norm1 = nn.LayerNorm(channels)
         self.attn1 = JointDomainAttention(channels, heads, views)
         self.norm_mv = nn.LayerNorm(channels)
-        self.attn_mv = RowwiseAttention(channels, heads, views)
+        self.attn_mv = RowwiseAttention(channels, heads)
         self.norm2 = nn.LayerNorm(channels)
         self.attn2 = CrossAttention(channels, context_channels, heads, channels // heads)
         self.norm3 = nn.LayerNorm(channels)
@@ -117,7 +102,8 @@ class MultiviewBlock(nn.Module):
 
     def forward(self, x: Tensor, text: TextKeys) -> Tensor:
         """Tokens (rows, S^2, C) and ``attn2.context_keys`` of the prompts -> (rows, S^2, C)."""
-        x = x + self.attn1(self.norm1(x))
-        x = self.attn_mv.add(x, self.attn_mv(self.norm_mv(self.attn_mv.regroup(x))))
-        x = x + self.attn2(self.norm2(x), *text)
-        return x + self.ff(self.norm3(x))
+        h = self.attn1(self.norm1(x))
+        x, h = add_norm_to_rowwise(x, h, self.norm_mv, self.views)
+        x, h = add_rowwise_norm(x, self.attn_mv(h), self.norm2, self.views)
+        x, h = add_norm(x, self.attn2(h, *text), self.norm3)
+        return x + self.ff(h)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deployments.layers.pointwise import group_norm_silu
+from deployments.layers.pointwise import add_bias, group_norm
 from deployments.stage1.models.multiview_block import MultiviewBlock, TextKeys
 
 
@@ -33,14 +33,19 @@ class ResnetBlock(nn.Module):
         )
 
     def time_shift(self, embedding: Tensor) -> Tensor:
-        """Embedding (..., time_channels) -> what is added between the convolutions (..., C)."""
-        return self.time_emb_proj(F.silu(embedding))
+        """Embedding (..., time_channels) -> what is added between the convolutions (..., C).
+
+        It contains the bias of the first convolution.
+        """
+        return self.time_emb_proj(F.silu(embedding)) + self.conv1.bias
 
     def forward(self, x: Tensor, time_shift: Tensor) -> Tensor:
         """(rows, C_in, S, S), (rows, C) -> (rows, C, S, S)."""
-        h = self.conv1(group_norm_silu(x, self.norm1))
-        h = self.conv2(group_norm_silu(h, self.norm2, time_shift))
-        return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+        # Both biases join passes that run anyway: the first is part of ``time_shift``.
+        h = _convolve(self.conv1, group_norm(x, self.norm1))
+        h = _convolve(self.conv2, group_norm(h, self.norm2, time_shift))
+        bias: Tensor = self.conv2.bias  # type: ignore[assignment]
+        return add_bias(h, bias, x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 
 class MultiviewTransformer(nn.Module):
@@ -64,7 +69,7 @@ class MultiviewTransformer(nn.Module):
 
     def forward(self, x: Tensor, text: TextKeys) -> Tensor:
         """(rows, C, S, S) -> (rows, C, S, S)."""
-        tokens = self.proj_in(_to_tokens(self.norm(x)))
+        tokens = self.proj_in(_to_tokens(group_norm(x, self.norm, silu=False)))
         tokens = self.proj_out(self.block(tokens, text))
         return x + _to_pictures(tokens, x.shape[-1])
 
@@ -181,6 +186,11 @@ class UpBlock(nn.Module):
             if self.has_attention:
                 x = self.attentions[index](x, conditions.text())
         return self.upsamplers[0](x) if self.has_upsampler else x
+
+
+def _convolve(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """The layer without its bias."""
+    return F.conv2d(x, layer.weight, None, layer.stride, layer.padding)
 
 
 def _to_tokens(pictures: Tensor) -> Tensor:

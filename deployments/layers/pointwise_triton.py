@@ -1,0 +1,357 @@
+"""Triton kernels behind deployments/layers/pointwise.py: one pass over memory for each step there.
+
+Everything is computed in float32 whatever the tensors' dtype is. Rows are tokens or pixels,
+channels lie side by side; callers make sure of that.
+"""
+
+# mypy: disable-error-code="no-untyped-def, misc, untyped-decorator"
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_TILE = 4096  # elements that a program holds at a time
+
+
+@triton.jit
+def _geglu(h, out, hidden, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < hidden
+    start = h + row * 2 * hidden
+    a = tl.load(start + column, mask=inside, other=0.0).to(tl.float32)
+    g = tl.load(start + hidden + column, mask=inside, other=0.0).to(tl.float32)
+    y = a * 0.5 * g * (1.0 + tl.erf(g * 0.7071067811865476))
+    tl.store(out + row * hidden + column, y, mask=inside)
+
+
+def geglu(h: Tensor) -> Tensor:
+    """See ``pointwise.geglu``."""
+    hidden = h.shape[-1] // 2
+    out = h.new_empty(*h.shape[:-1], hidden)
+    block = min(1024, triton.next_power_of_2(hidden))
+    _geglu[(h.numel() // (2 * hidden), triton.cdiv(hidden, block))](h, out, hidden, BLOCK=block)
+    return out
+
+
+@triton.jit
+def _channel_moments(x, means, squares, pixels, channels, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """Mean and sum of squared deviations of every channel over one chunk of pixels."""
+    picture, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    chunks = tl.num_programs(1)
+    row = chunk * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
+    inside = (row < pixels)[:, None] & (column < channels)[None, :]
+    place = (picture * pixels + row)[:, None] * channels + column[None, :]
+    values = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
+    count = tl.minimum(ROWS, pixels - chunk * ROWS).to(tl.float32)
+    mean = tl.sum(values, 0) / count
+    deviation = tl.where(inside, values - mean[None, :], 0.0)
+    out = (picture * chunks + chunk) * channels + column
+    tl.store(means + out, mean, mask=column < channels)
+    tl.store(squares + out, tl.sum(deviation * deviation, 0), mask=column < channels)
+
+
+@triton.jit
+def _group_factors(
+    means,
+    squares,
+    weight,
+    bias,
+    shift,
+    factor,
+    offset,
+    pixels,
+    channels,
+    chunks,
+    eps,
+    ROWS: tl.constexpr,
+    SHIFTED: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Moments of a group out of its channels' moments, turned into y = factor x + offset."""
+    picture, group = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    width = channels // tl.num_programs(1)
+    lane = tl.arange(0, BLOCK)
+    column = group * width + lane
+    chunk = tl.arange(0, CHUNKS)
+    inside = (chunk < chunks)[:, None] & (lane < width)[None, :]
+    place = (picture * chunks + chunk)[:, None] * channels + column[None, :]
+    mean = tl.load(means + place, mask=inside, other=0.0)
+    square = tl.load(squares + place, mask=inside, other=0.0)
+    moved = tl.zeros([BLOCK], tl.float32)
+    if SHIFTED:
+        moved = tl.load(shift + picture * channels + column, mask=lane < width, other=0.0)
+        moved = moved.to(tl.float32)
+        mean += moved[None, :]
+    count = tl.where(inside, tl.minimum(ROWS, pixels - chunk * ROWS)[:, None], 0).to(tl.float32)
+    total = (pixels * width).to(tl.float32)
+    centre = tl.sum(tl.sum(mean * count, 1), 0) / total
+    apart = tl.where(inside, mean - centre, 0.0)
+    variance = tl.sum(tl.sum(square + count * apart * apart, 1), 0) / total
+    scale = tl.load(weight + column, mask=lane < width, other=0.0).to(tl.float32)
+    scale *= 1.0 / tl.sqrt(variance + eps)
+    base = tl.load(bias + column, mask=lane < width, other=0.0).to(tl.float32)
+    out = picture * channels + column
+    tl.store(factor + out, scale, mask=lane < width)
+    tl.store(offset + out, base + (moved - centre) * scale, mask=lane < width)
+
+
+@triton.jit
+def _scale_channels(
+    x,
+    out,
+    factor,
+    offset,
+    pixels,
+    channels,
+    SILU: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    picture = tl.program_id(0).to(tl.int64)
+    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
+    inside = (row < pixels)[:, None] & (column < channels)[None, :]
+    place = (picture * pixels + row)[:, None] * channels + column[None, :]
+    known = column < channels
+    a = tl.load(factor + picture * channels + column, mask=known, other=0.0)
+    b = tl.load(offset + picture * channels + column, mask=known, other=0.0)
+    y = tl.load(x + place, mask=inside, other=0.0).to(tl.float32) * a[None, :] + b[None, :]
+    if SILU:
+        y = y * tl.sigmoid(y)
+    tl.store(out + place, y, mask=inside)
+
+
+def group_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float,
+    shift: Tensor | None,
+    *,
+    silu: bool,
+) -> Tensor:
+    """See ``pointwise.group_norm``; ``x`` in channels-last memory."""
+    x = x.contiguous(memory_format=torch.channels_last)
+    rows_of_pictures, channels, pixels = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
+    block = 64
+    rows = _TILE // block
+    chunks = triton.cdiv(pixels, rows)
+    grid = (rows_of_pictures, chunks, triton.cdiv(channels, block))
+    means = x.new_empty(rows_of_pictures, chunks, channels, dtype=torch.float32)
+    squares = torch.empty_like(means)
+    _channel_moments[grid](x, means, squares, pixels, channels, ROWS=rows, BLOCK=block)
+    factor = x.new_empty(rows_of_pictures, channels, dtype=torch.float32)
+    offset = torch.empty_like(factor)
+    _group_factors[(rows_of_pictures, groups)](
+        means,
+        squares,
+        weight,
+        bias,
+        factor if shift is None else shift.contiguous(),
+        factor,
+        offset,
+        pixels,
+        channels,
+        chunks,
+        eps,
+        ROWS=rows,
+        SHIFTED=shift is not None,
+        CHUNKS=triton.next_power_of_2(chunks),
+        BLOCK=triton.next_power_of_2(channels // groups),
+    )
+    out = torch.empty_like(x)
+    _scale_channels[grid](
+        x, out, factor, offset, pixels, channels, SILU=silu, ROWS=rows, BLOCK=block
+    )
+    return out
+
+
+@triton.jit
+def _add_bias(h, bias, x, out, rows, channels, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    known = column < channels
+    inside = (row < rows)[:, None] & known[None, :]
+    place = row[:, None] * channels + column[None, :]
+    b = tl.load(bias + column, mask=known, other=0.0).to(tl.float32)
+    y = tl.load(h + place, mask=inside, other=0.0).to(tl.float32) + b[None, :]
+    y += tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + place, y, mask=inside)
+
+
+def add_bias(h: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+    """See ``pointwise.add_bias``."""
+    h, x = (t.contiguous(memory_format=torch.channels_last) for t in (h, x))
+    channels, block = x.shape[1], 64
+    rows = x.numel() // channels
+    out = torch.empty_like(x)
+    grid = (triton.cdiv(rows, _TILE // block), triton.cdiv(channels, block))
+    _add_bias[grid](h, bias, x, out, rows, channels, ROWS=_TILE // block, BLOCK=block)
+    return out
+
+
+@triton.jit
+def _head_rms_norm(
+    x, gamma, out, rows, heads, dim, stride, ROWS: tl.constexpr, BLOCK: tl.constexpr
+):
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, BLOCK)
+    inside = (row < rows)[:, None] & (column < dim)[None, :]
+    token, head = row // heads, row % heads
+    source = (token * stride + head * dim)[:, None] + column[None, :]
+    v = tl.load(x + source, mask=inside, other=0.0).to(tl.float32)
+    length = tl.maximum(tl.sqrt(tl.sum(v * v, 1)), 1e-12)
+    known = (column < dim)[None, :]
+    g = tl.load(gamma + (head * dim)[:, None] + column[None, :], mask=known, other=0.0)
+    v = v / length[:, None] * g.to(tl.float32) * tl.sqrt(dim.to(tl.float32))
+    tl.store(out + row[:, None] * dim + column[None, :], v, mask=inside)
+
+
+def head_rms_norm(x: Tensor, gamma: Tensor) -> Tensor:
+    """See ``pointwise.head_rms_norm``; heads of a token lie side by side, tokens evenly apart."""
+    heads, dim = x.shape[-2:]
+    block = triton.next_power_of_2(dim)
+    rows = x.numel() // dim
+    at_once = _TILE // 2 // block
+    out = x.new_empty(x.shape)
+    _head_rms_norm[(triton.cdiv(rows, at_once),)](
+        x, gamma, out, rows, heads, dim, x.stride(-3), ROWS=at_once, BLOCK=block
+    )
+    return out
+
+
+@triton.jit
+def _rowwise_place(n, size, views):
+    """Token number in (G, V, 2, S, S) order -> in (G, 2, S, 4, S) order; -1 in the face view."""
+    column = n % size
+    row = (n // size) % size
+    domain = (n // (size * size)) % 2
+    view = (n // (2 * size * size)) % views
+    branch = n // (2 * size * size * views)
+    place = (((branch * 2 + domain) * size + row) * 4 + view) * size + column
+    return tl.where(view < 4, place, -1)
+
+
+@triton.jit
+def _add_norm(
+    x,
+    h,
+    y,
+    out,
+    weight,
+    bias,
+    gate,
+    tokens,
+    channels,
+    size,
+    views,
+    eps,
+    ADD: tl.constexpr,
+    GATED: tl.constexpr,
+    MODULATED: tl.constexpr,
+    ADD_ROWWISE: tl.constexpr,
+    OUT_ROWWISE: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    n = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, BLOCK)
+    known = column < channels
+    inside = (n < tokens)[:, None] & known[None, :]
+    place = n[:, None] * channels + column[None, :]
+    v = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
+    if ADD:
+        source, there = n, n < tokens
+        if ADD_ROWWISE:
+            source = _rowwise_place(n, size, views)
+            there = (source >= 0) & (n < tokens)
+        r = tl.load(
+            h + source[:, None] * channels + column[None, :],
+            mask=there[:, None] & known[None, :],
+            other=0.0,
+        ).to(tl.float32)
+        if GATED:
+            g = tl.load(gate + column, mask=known, other=0.0).to(tl.float32)
+            r = r * g[None, :]
+        v += r
+        rounded = v.to(y.dtype.element_ty)
+        tl.store(y + place, rounded, mask=inside)
+        v = rounded.to(tl.float32)
+    mean = tl.sum(v, 1) / channels
+    apart = tl.where(inside, v - mean[:, None], 0.0)
+    v = apart / tl.sqrt(tl.sum(apart * apart, 1) / channels + eps)[:, None]
+    w = tl.load(weight + column, mask=known, other=0.0).to(tl.float32)
+    b = tl.load(bias + column, mask=known, other=0.0).to(tl.float32)
+    if MODULATED:
+        w += 1.0  # the scale of a modulation counts from one
+    v = v * w[None, :] + b[None, :]
+    target, wanted = n, n < tokens
+    if OUT_ROWWISE:
+        target = _rowwise_place(n, size, views)
+        wanted = (target >= 0) & (n < tokens)
+    tl.store(
+        out + target[:, None] * channels + column[None, :],
+        v,
+        mask=wanted[:, None] & known[None, :],
+    )
+
+
+def add_norm(
+    x: Tensor,
+    h: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    *,
+    gate: Tensor | None = None,
+    modulated: bool = False,
+    views: int = 0,
+    add_rowwise: bool = False,
+    out_rowwise: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """x + gate h and its layer norm; see ``pointwise`` for the forms of it.
+
+    ``x`` is (..., C) contiguous. ``weight`` and ``bias`` are (C,): gains, or scale and shift of a
+    modulation. With ``add_rowwise`` ``h`` is in the order of the row-wise attention and has no rows
+    for the face view, with ``out_rowwise`` the norm is returned in that order.
+    """
+    x = x.contiguous()
+    channels = x.shape[-1]
+    tokens = x.numel() // channels
+    size = int(x.shape[1] ** 0.5) if views else 1
+    kept = tokens // views * 4 if out_rowwise else tokens
+    out = x.new_empty(kept, channels)
+    y = x if h is None else torch.empty_like(x)
+    block = triton.next_power_of_2(channels)
+    rows = max(1, _TILE // 2 // block)
+    _add_norm[(triton.cdiv(tokens, rows),)](
+        x,
+        x if h is None else h.contiguous(),
+        y,
+        out,
+        weight,
+        bias,
+        weight if gate is None else gate,
+        tokens,
+        channels,
+        size,
+        max(views, 1),
+        eps,
+        ADD=h is not None,
+        GATED=gate is not None,
+        MODULATED=modulated,
+        ADD_ROWWISE=add_rowwise,
+        OUT_ROWWISE=out_rowwise,
+        ROWS=rows,
+        BLOCK=block,
+    )
+    if out_rowwise:
+        return y, out.view(-1, 2, size, 4, size, channels)
+    return y, out.view(x.shape)
