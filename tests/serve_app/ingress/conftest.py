@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw
+from sample_pictures import encoded
 from scripted_jobs import ScriptedJobs
 from starlette.testclient import TestClient
 
@@ -28,12 +28,6 @@ def person() -> bytes:
     draw.rectangle((80, 110, 176, 300), fill=(60, 90, 160, 255))
     draw.rectangle((88, 300, 168, 480), fill=(40, 40, 50, 255))
     return encoded(picture, "PNG")
-
-
-def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 @pytest.fixture

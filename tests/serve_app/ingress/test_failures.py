@@ -8,8 +8,8 @@ import zlib
 from typing import Any
 
 import pytest
-from conftest import encoded
 from PIL import Image
+from sample_pictures import encoded
 from scripted_jobs import StageState
 
 from serve_app.ingress.problems import MEDIA_TYPE

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from PIL import Image
+from sample_pictures import encoded
 
 from serve_app.ingress.upload import BodyLimit
 
@@ -70,8 +71,6 @@ def test_the_limit_may_change_while_running(make_service: Any, person: bytes) ->
 
 
 def test_uncompressed_but_allowed(make_service: Any) -> None:
-    from conftest import encoded
-
     client, _ = make_service()
     large = encoded(Image.effect_noise((2000, 2000), 90), "PNG", compress_level=0)
     assert len(large) > 3 * MEGABYTE
