@@ -13,7 +13,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 import anyio
 import httpcore2
@@ -25,6 +25,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolver = Callable[[str, int], Awaitable[list[str]]]
 
 MAX_REDIRECTS = 5
+URL_CHARACTERS = "%/:?&=+,;@!$'()*~-._[]|"  # what quoting leaves alone
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
@@ -81,6 +82,7 @@ async def _follow(pool: AsyncConnectionPool, url: str, limits: FetchLimits) -> b
     """Fetch with redirects; every hop is checked like the first."""
     for _ in range(MAX_REDIRECTS + 1):
         check_url(url)
+        url = _ascii(url)
         headers = [("Accept", "image/png, image/jpeg, image/webp"), ("Accept-Encoding", "identity")]
         headers.append(("User-Agent", "synchuman-serve"))
         async with pool.stream("GET", url, headers=[("Host", _host(url)), *headers]) as response:
@@ -180,6 +182,23 @@ def check_url(url: str) -> None:
             "Use an address without them, or upload the picture",
             code="url_invalid",
         )
+
+
+def _ascii(url: str) -> str:
+    """An address as it goes over the wire: host in IDNA, the rest percent-encoded, no fragment."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    try:
+        host = f"[{host}]" if ":" in host else host.encode("idna").decode()
+    except UnicodeError:
+        raise InputError(
+            f"image_url {_short(url)} has a host name that does not exist in the name system. "
+            "Check the address, or upload the picture",
+            code="url_invalid",
+        ) from None
+    place = host if parts.port is None else f"{host}:{parts.port}"
+    path, query = (quote(text, safe=URL_CHARACTERS) for text in (parts.path or "/", parts.query))
+    return f"{parts.scheme}://{place}{path}" + (f"?{query}" if query else "")
 
 
 def parse_address(text: str) -> Address:

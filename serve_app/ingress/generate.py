@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from deployments.errors import Cancelled, SyncHumanError
+from deployments.errors import SyncHumanError
 from serve_app.ingress.answers import generate_answer, job_answer, zip_response
 from serve_app.ingress.intake import take_picture
 from serve_app.ingress.problems import (
@@ -21,10 +21,15 @@ from serve_app.ingress.problems import (
 from serve_app.ingress.room import Room, TheRoom
 from serve_app.ingress.schemas import GenerateAnswer, GenerateForm, JobAnswer
 from serve_app.ingress.submission import submit
-from serve_app.jobs.protocol import JobStatus, JobView
+from serve_app.jobs.protocol import JobFailure, JobStatus, JobView
 
 CLIENT_GONE = 499  # nobody reads it; it tells an access log apart from success
 LOST_EVENTS_PAUSE_S = 0.5
+CANCELLED = JobFailure(
+    code="cancelled",
+    message="the job was cancelled before it was done. Send the request again",
+    kind="Cancelled",
+)
 
 RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
@@ -68,19 +73,17 @@ async def generate(
         picture, options, room, idempotency_key=idempotency_key, owner=owner_of(request)
     )
     if "respond-async" in (prefer or "").lower():
-        return accepted(view, room)
+        response = accepted(view, room)
+        response.headers["Preference-Applied"] = "respond-async"
+        return response
 
     keep = idempotency_key is not None or not room.settings.cancel_on_disconnect
     finished = await _wait(request, view.id, room, cancel_when_left=not keep)
     if finished is None:
         return Response(status_code=CLIENT_GONE)
-    if finished.status is JobStatus.FAILED and finished.failure is not None:
-        return failure_response(finished.failure, finished.id, request_id_of(request))
     if finished.status is not JobStatus.SUCCEEDED:
-        raise Cancelled(
-            "the job was cancelled before it was done. Send the request again",
-            job=finished.id,
-        )
+        failure = finished.failure or CANCELLED
+        return failure_response(failure, finished.id, request_id_of(request))
     if form.download or download:
         return await zip_response(finished, room)
     body = generate_answer(finished, room).model_dump(mode="json", exclude_none=True)

@@ -218,6 +218,15 @@ async def test_what_is_no_plain_web_address_is_refused(url: str) -> None:
     assert await refused(url, limits=OPEN) == "url_invalid"
 
 
+async def test_addresses_in_any_script_are_understood(server: LocalServer) -> None:
+    server.answers["/b%C3%BCcher/%20a.png?q=%C3%A9&x=1"] = answer(200, PICTURE)
+    resolver = resolving(**{"xn--mller-kva_example": "127.0.0.1"})
+    url = f"http://m\u00fcller.example:{server.port}/b\u00fccher/%20a.png?q=\u00e9&x=1#top"
+    assert await fetch(url, OPEN, resolver=resolver) == PICTURE
+    assert await refused(f"http://{'a' * 70}.example/x", limits=OPEN) == "url_invalid"
+    assert await refused("http://a b.example/x", limits=OPEN) in ("url_invalid", "url_unreachable")
+
+
 async def test_size_is_bounded_announced_or_not(server: LocalServer) -> None:
     base = f"http://127.0.0.1:{server.port}"
     server.answers["/announced.png"] = answer(200, b"", **{"Content-Length": "100000000"})

@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from scripted_jobs import PICTURES, Script, ScriptedJobs, StageState
 
@@ -207,6 +208,25 @@ def test_respond_async_gives_the_job(make_service: Any, person: bytes) -> None:
     job = jobs.requests[0].job_id
     assert response.headers["location"] == f"/jobs/{job}"
     assert response.json()["status"] == "queued"
+    assert response.headers["preference-applied"] == "respond-async"
+
+
+async def test_a_job_that_somebody_cancels_is_a_conflict(storage: Storage, person: bytes) -> None:
+    jobs = ScriptedJobs(storage)
+    jobs.script = Script(hold=asyncio.Event())
+    transport = httpx2.ASGITransport(make_api(jobs, storage, FrontArgs()))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+        waiting = asyncio.ensure_future(
+            client.post("/generate", files={"image": ("i.png", person)})
+        )
+        while not jobs.requests:
+            await asyncio.sleep(0.01)
+        job = jobs.requests[0].job_id
+        assert (await client.delete(f"/jobs/{job}")).json()["status"] == "cancelled"
+        response = await waiting
+    assert (response.status_code, response.json()["code"]) == (409, "cancelled")
+    assert response.json()["job_id"] == response.headers["x-job-id"] == job
+    jobs.script.hold.set()
 
 
 def test_an_idempotency_key_finds_the_job_again(make_service: Any, person: bytes) -> None:
