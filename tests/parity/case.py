@@ -7,6 +7,7 @@ values, mean, hash of the parameters) is checked when the value is made.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ from recipe import Float32, generated_input, parameter, parameters_hash
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+SUBSAMPLED = re.compile(r"_(?:every|stride)(\d+)(?:px)?")  # only every n-th element is stored
 _LARGE_PARAMETERS = 300_000_000  # the recipe alone takes a minute and gigabytes above this
 
 
@@ -80,6 +82,11 @@ class Case:
     def outputs(self) -> dict[str, Tensor]:
         """Expected tensors by name, as stored (some are sub-sampled)."""
         return self._tensors("outputs")
+
+    @property
+    def output_names(self) -> set[str]:
+        """Names of the expected tensors without the suffix that says how they were thinned."""
+        return {SUBSAMPLED.sub("", name) for name in self.document.get("outputs", {})}
 
     def weights(self, entry: str = "model") -> dict[str, Tensor]:
         """Recipe-filled parameters of ``entry``, checked against the stated hash."""

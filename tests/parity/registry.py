@@ -37,7 +37,7 @@ class _Rule:
             case.ctor == self.ctor
             and self.entries <= set(case.entries)
             and self.fields <= set(case.document)
-            and self.outputs <= set(case.document.get("outputs", {}))
+            and self.outputs <= case.output_names
         )
 
 
