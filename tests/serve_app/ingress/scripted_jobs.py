@@ -6,11 +6,12 @@ import asyncio
 import dataclasses
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from deployments.contracts import Mode
-from deployments.errors import ServiceError
+from deployments.errors import ServiceError, SyncHumanError
+from serve_app.jobs.outcome import failure_of
 from serve_app.jobs.protocol import (
     JobEvent,
     JobFailure,
@@ -39,6 +40,7 @@ class Script:
     """How a job of this service goes."""
 
     failure: JobFailure | None = None
+    prepare: Callable[[bytes], object] | None = None  # run on the stored picture first
     hold: asyncio.Event | None = None  # set it to let jobs go on
     cut_events: bool = False  # the first event stream ends early, as when Jobs is replaced
 
@@ -130,8 +132,15 @@ class ScriptedJobs:
             await self.script.hold.wait()
         if self.views[job_id].status.final:
             return
-        if self.script.failure is not None:
-            self._set(job_id, status=JobStatus.FAILED, failure=self.script.failure)
+        failure = self.script.failure
+        if self.script.prepare is not None:
+            request = next(one for one in self.requests if one.job_id == job_id)
+            try:
+                self.script.prepare(self.storage.read(request.input_path))
+            except SyncHumanError as error:
+                failure = failure_of(error)
+        if failure is not None:
+            self._set(job_id, status=JobStatus.FAILED, failure=failure)
             await self._happen(job_id, "failed", {})
             return
         self._finish(job_id)

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from PIL import Image
 from sample_pictures import encoded
-from scripted_jobs import StageState
+from scripted_jobs import Script, StageState
 
+from deployments.checkpoints.method import MethodConfig
+from deployments.preprocess.pipeline import PreprocessPipeline
 from serve_app.ingress.problems import MEDIA_TYPE
 
 
@@ -92,6 +94,23 @@ def test_pictures(
     response = client.post("/generate", files={"image": (name, data)})
     check(response, status, code, words)
     assert jobs.requests == []
+
+
+UNFIT = [
+    ("transparent", Image.new("RGBA", (300, 300)), "no_subject", "shows nothing"),
+    ("opaque", Image.new("RGB", (300, 300), "teal"), "background_not_removed", ""),
+]
+
+
+@pytest.mark.parametrize(("name", "picture", "code", "words"), UNFIT, ids=[row[0] for row in UNFIT])
+def test_pictures_that_show_their_fault_in_preparation(
+    make_service: Any, name: str, picture: Image.Image, code: str, words: str
+) -> None:
+    client, jobs = make_service()
+    jobs.script = Script(prepare=PreprocessPipeline(MethodConfig(), matting="none"))
+    response = client.post("/generate", files={"image": (f"{name}.png", encoded(picture, "PNG"))})
+    problem = check(response, 400, code, words)
+    assert problem["job_id"] == jobs.requests[0].job_id
 
 
 @pytest.mark.parametrize(("fields", "words"), OPTIONS)
