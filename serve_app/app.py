@@ -11,7 +11,8 @@ be missing; ``build`` puts the same classes into one (serving.md sections 2 and 
 YAML.
 """
 
-from __future__ import annotations
+# No ``from __future__ import annotations`` here: Serve looks at the annotation itself to see which
+# model a builder wants, and hands over a plain dict where it finds a text.
 
 from typing import Any
 

@@ -155,6 +155,8 @@ def _wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: Path) -
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise _failed(f"the service ended with status {process.returncode}", log)
+        if "DEPLOY_FAILED" in log.read_text(errors="replace"):
+            raise _failed("an application of the service did not start", log)
         with contextlib.suppress(httpx2.HTTPError):
             if httpx2.get(f"{url}/health", timeout=5).status_code == 200:
                 return

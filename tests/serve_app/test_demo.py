@@ -62,6 +62,18 @@ def test_a_service_that_ends_at_once_is_told_with_its_log(tmp_path: Path) -> Non
         demo._wait_until_healthy("http://127.0.0.1:1", process, log)
 
 
+def test_an_application_that_failed_is_not_waited_for(tmp_path: Path) -> None:
+    log = tmp_path / "service.log"
+    log.write_text("Application 'stage1' is DEPLOY_FAILED: no such checkpoint")
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        with pytest.raises(ServiceError, match="no such checkpoint"):
+            demo._wait_until_healthy("http://127.0.0.1:1", process, log)
+    finally:
+        process.kill()
+        process.wait()
+
+
 @pytest.mark.parametrize("stubborn", [False, True])
 def test_what_was_started_is_stopped(stubborn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "STOP_WITHIN_S", 0.4)
