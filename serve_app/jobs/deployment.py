@@ -24,7 +24,9 @@ from serve_app.storage import open_storage
     health_check_period_s=10,
     health_check_timeout_s=30,
     graceful_shutdown_timeout_s=660,
+    max_surge_percent=100,  # the new room opens before the old one leaves
     ray_actor_options={"num_cpus": 0.2},
+    logging_config={"enable_access_log": False},  # a line a heartbeat and a poll says nothing
 )
 class Jobs:
     """One :class:`JobRoom` a replica. Handles of the stages may be bound or by name.

@@ -82,11 +82,11 @@ def serve_status(deployments: Mapping[str, tuple[str, str]]) -> Look:
             if overview is None:
                 seen[stage] = None
             elif found is None:  # the application is being built, or its builder failed
-                seen[stage] = Sight(str(overview.status.value), 0, 0, overview.message)
+                seen[stage] = Sight(_word(overview.status), 0, 0, overview.message)
             else:
-                replicas = {state.value: number for state, number in found.replica_states.items()}
+                replicas = {_word(state): number for state, number in found.replica_states.items()}
                 seen[stage] = Sight(
-                    status=str(found.status.value),
+                    status=_word(found.status),
                     running=replicas.get("RUNNING", 0),
                     coming=sum(replicas.get(name, 0) for name in ("STARTING", "RECOVERING")),
                     message=found.message or overview.message,
@@ -94,6 +94,11 @@ def serve_status(deployments: Mapping[str, tuple[str, str]]) -> Look:
         return seen
 
     return look
+
+
+def _word(status: object) -> str:
+    """Serve gives an enum member or its text, depending on where it asks."""
+    return str(getattr(status, "value", status))
 
 
 def _dated(sight: Sight | None, before: Sight | None, now: float) -> Sight | None:
