@@ -8,7 +8,6 @@ step in one. Row-wise means the token order of the row-wise attention: (G, V, 2,
 
 from __future__ import annotations
 
-from functools import lru_cache
 from importlib.util import find_spec
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 _BODY_VIEWS = 4
 _DOMAINS = 2
+_TRITON_IS_HERE = find_spec("triton") is not None
 _kernels_wanted = True
 
 
@@ -26,16 +26,10 @@ def use_kernels(wanted: bool) -> None:
     _kernels_wanted = wanted
 
 
-@lru_cache
-def _triton_is_here() -> bool:
-    return find_spec("triton") is not None
-
-
 def _fused(x: Tensor, *vectors: Tensor | None) -> bool:
     """Whether a kernel takes the step; ``vectors`` must be the same for all tokens then."""
-    shared = all(vector is None or vector.ndim == 1 for vector in vectors)
-    usable = x.is_cuda and not torch.is_grad_enabled() and _triton_is_here()
-    return _kernels_wanted and shared and usable
+    usable = _kernels_wanted and x.is_cuda and _TRITON_IS_HERE and not torch.is_grad_enabled()
+    return usable and all(vector is None or vector.ndim == 1 for vector in vectors)
 
 
 def group_norm(

@@ -7,9 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from deployments.layers.modulated_block import ModulatedBlock
 from deployments.stage1.models.joint_model import Conditioning, JointModel, Prepared
+from deployments.stage1.models.sync import PictureSync, StructureSync
+from deployments.stage1.models.unet_blocks import MultiviewTransformer, ResnetBlock
 from deployments.stage1.sampler import Latents, Velocities
 
+_COMPILED = (ResnetBlock, MultiviewTransformer, ModulatedBlock, StructureSync, PictureSync)
+_LAYER_SHAPES = 64  # more than there are kinds of one layer; the default gives up after eight
 _WARM_UPS = 2  # steps before recording: libraries choose their kernels and take their workspace
 
 
@@ -89,12 +94,13 @@ class _StepGraph:
         self._latents = Latents(*(x.clone() for x in latents))
         time_shifts, modulation = (rows[0].clone() for rows in self._run.by_step())
         self._step = (time_shifts, modulation)
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(_WARM_UPS):
                 self._evaluate()
         torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.empty_cache()  # a recording takes memory of its own
         graph = torch.cuda.CUDAGraph()
         # Other threads of a replica may touch the device while this one records.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
@@ -107,8 +113,8 @@ class _StepGraph:
 
 
 def compile_blocks(model: JointModel) -> None:
-    """Compile block by block: repeated blocks of one width share their code."""
-    pictures = [*model.down_blocks, model.mid_block, *model.up_blocks]
-    sync = [*model.dual_CrossAttblocks_SS, *model.dual_CrossAttblocks_MV]
-    for block in [*pictures, *model.blocks, *sync]:
-        block.compile(dynamic=False)
+    """Compile layer by layer: the many layers of one kind and size share their code."""
+    torch._dynamo.config.recompile_limit = _LAYER_SHAPES
+    for module in model.modules():
+        if isinstance(module, _COMPILED):
+            module.compile(dynamic=False)

@@ -1,0 +1,63 @@
+"""Device time of some work by kind of kernel, from torch's profiler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+# The first word found in a kernel's name decides.
+CATEGORIES = {
+    "attention": ("flash", "fmha", "attention", "sdpa", "cudnn_generated_fort_native"),
+    "own kernels": (
+        "_geglu",
+        "_channel_moments",
+        "_group_factors",
+        "_scale_channels",
+        "_add_norm",
+        "_add_bias",
+        "_head_rms_norm",
+    ),
+    "compiled": ("triton_",),
+    "convolution": ("conv", "xmma_fprop", "implicit", "dgrad", "cutlass_tensorop_f16_s16816fprop"),
+    "matrix products": ("gemm", "nvjet", "cutlass", "addmm", "aten::mm", "aten::bmm", "cublas"),
+    "layout": ("nchwtonhwc", "nhwctonchw", "transpose"),
+    "norms": ("norm",),
+    "copies": ("copy", "memcpy", "catarray", "aten::cat", "memset"),
+    "elementwise": ("elementwise", "vectorized", "gelu", "silu", "aten::add", "aten::mul"),
+}
+
+
+def profile_by_category(work: Callable[[], object], device: str) -> dict[str, object]:
+    """Milliseconds by category, and the ten kernels that take most.
+
+    On a CPU operators stand in for kernels.
+    """
+    on_gpu = device.startswith("cuda")
+    activities = [ProfilerActivity.CUDA] if on_gpu else [ProfilerActivity.CPU]
+    with profile(activities=activities) as recorded:
+        work()
+        if on_gpu:
+            torch.cuda.synchronize()
+    spent: dict[str, float] = {}
+    kernels: dict[str, float] = {}
+    for event in recorded.key_averages():
+        us = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        if us > 0:
+            spent[category(event.key)] = spent.get(category(event.key), 0.0) + us / 1000
+            kernels[event.key[:90]] = kernels.get(event.key[:90], 0.0) + us / 1000
+    top = sorted(kernels.items(), key=lambda item: -item[1])[:12]
+    return {
+        "by_category": {k: round(v, 2) for k, v in sorted(spent.items(), key=lambda i: -i[1])},
+        "largest": {name: round(ms, 2) for name, ms in top},
+    }
+
+
+def category(kernel: str) -> str:
+    """The category of a kernel's name."""
+    name = kernel.lower()
+    for label, words in CATEGORIES.items():
+        if any(word in name for word in words):
+            return label
+    return "other"

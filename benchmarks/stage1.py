@@ -1,0 +1,363 @@
+"""Time, memory and exactness of Stage 1's steps, as a table and as JSON.
+
+    python -m benchmarks.stage1 --device cuda --variants all --out stage1.json
+    python -m benchmarks.stage1 --device cuda --variants graph --compare-eager-fp32 --whole
+    python -m benchmarks.stage1 --checkpoint random:small --steps 3
+
+A variant says how a step runs: ``eager`` plain torch, ``kernels`` with fused kernels, ``graph``
+these recorded as a CUDA graph (what the pipeline does on a GPU), ``compile`` blocks compiled and
+recorded, ``compile-kernels`` both. Each is tried on its own: one that fails is reported and the
+next one runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.profile_table import profile_by_category
+from deployments.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from deployments.checkpoints.component import Component
+from deployments.contracts import GenerationOptions, PreparedImage
+from deployments.layers.attention import choose_backend
+from deployments.layers.flow_schedule import flow_schedule
+from deployments.layers.pointwise import use_kernels
+from deployments.stage1.acceleration import Stepper
+from deployments.stage1.models.config import JointModelConfig
+from deployments.stage1.models.joint_model import Conditioning, JointModel
+from deployments.stage1.pipeline import Stage1Pipeline
+from deployments.stage1.sampler import (
+    Latents,
+    flow_times,
+    initial_noise,
+    model_times,
+    sample,
+)
+
+CARD_TFLOPS = 790  # what an H200 gives bf16 matrix products
+OFFICIAL_MS = 272  # a step of the official code there, and the arithmetic in it
+OFFICIAL_TFLOP = 70.9
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a step runs."""
+
+    kernels: bool
+    graph: bool = False
+    compile: bool = False
+
+
+VARIANTS = {
+    "eager": Variant(kernels=False),
+    "kernels": Variant(kernels=True),
+    "graph": Variant(kernels=True, graph=True),
+    "eager-graph": Variant(kernels=False, graph=True),
+    "compile": Variant(kernels=False, graph=True, compile=True),
+    "compile-kernels": Variant(kernels=True, graph=True, compile=True),
+}
+
+
+def main() -> None:
+    arguments = _arguments()
+    checkpoint = open_checkpoint(arguments.checkpoint)
+    choose_backend(arguments.attention, arguments.device)
+    report: dict[str, Any] = {
+        "checkpoint": arguments.checkpoint,
+        "device": _device_name(arguments.device),
+        "torch": torch.__version__,
+        "dtype": arguments.dtype,
+        "official_ms": OFFICIAL_MS,
+        "variants": {},
+    }
+    names = list(VARIANTS) if arguments.variants == "all" else arguments.variants.split(",")
+    for name in names:
+        work = partial(measure, checkpoint, VARIANTS[name], arguments)
+        _attempt(report["variants"], name, work)
+        _write(arguments.out, report)
+    if arguments.compare_eager_fp32:
+        last = VARIANTS[names[-1]]
+        _attempt(report, "against_fp32", lambda: compare(checkpoint, last, arguments))
+        _write(arguments.out, report)
+    if arguments.whole:
+        _attempt(report, "whole", lambda: whole(checkpoint, arguments))
+    _write(arguments.out, report)
+    print(json.dumps(report, indent=1))
+
+
+def measure(
+    checkpoint: Checkpoint, variant: Variant, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Milliseconds a step, arithmetic rate, memory and a profile of one variant."""
+    start = time.perf_counter()
+    run = Run(checkpoint, variant, arguments.device, DTYPES[arguments.dtype], arguments.guidance)
+    _synchronise(arguments.device)
+    loaded = time.perf_counter() - start
+    _reset_peak(arguments.device)
+    with torch.inference_mode():
+        velocities = run.start(arguments.steps)
+        start = time.perf_counter()
+        velocities(run.noise, 0)
+        _synchronise(arguments.device)
+        first = time.perf_counter() - start
+        seconds = [
+            _seconds(lambda i=i: velocities(run.noise, i), arguments.device)
+            for i in range(arguments.steps)
+        ]
+        flop = run.flop()
+        profile = profile_by_category(lambda: velocities(run.noise, 0), arguments.device)
+    ms = 1000 * statistics.median(seconds)
+    rate = flop / ms / 1e9
+    return {
+        "ms_a_step": round(ms, 2),
+        "fastest_ms": round(1000 * min(seconds), 2),
+        "tflop": round(flop / 1e12, 2),
+        "tflop_a_second": round(rate, 1),
+        "share_of_card": round(rate / CARD_TFLOPS, 3),
+        "load_s": round(loaded, 2),
+        "first_step_s": round(first, 2),
+        "peak_gb": _peak(arguments.device),
+        "profile_ms": profile,
+    }
+
+
+def compare(
+    checkpoint: Checkpoint, variant: Variant, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Latents and final views of ``variant`` against plain float32 on the same noise."""
+    from deployments.stage1.picture_vae import PictureVae
+
+    dtype, device = DTYPES[arguments.dtype], arguments.device
+    steps = arguments.compare_steps
+    fast = Run(checkpoint, variant, device, dtype, arguments.guidance)
+    noise = fast.noise
+    found = fast.sample(steps, noise)
+    del fast
+    _free(device)
+    plain = Run(checkpoint, VARIANTS["eager"], device, torch.float32, arguments.guidance)
+    # The same times in both: rounding them to float16 is the method's, not an error of the step.
+    wanted = plain.sample(steps, noise, times_as=dtype)
+    del plain
+    _free(device)
+    vae = PictureVae.from_checkpoint(checkpoint, device=device, dtype=torch.float32)
+    with torch.inference_mode():
+        views = [vae.decode(latents.pictures).cpu() for latents in (found, wanted)]
+    return {
+        "steps": steps,
+        "views_psnr_db": round(_psnr(*views, 1.0), 2),
+        "each_view_psnr_db": [round(_psnr(a, b, 1.0), 2) for a, b in zip(*views, strict=True)],
+        "picture_latents_psnr_db": _latent_psnr(found.pictures, wanted.pictures),
+        "structure_psnr_db": _latent_psnr(found.structure, wanted.structure),
+    }
+
+
+def whole(checkpoint: Checkpoint, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Load time, then the pipeline from a prepared picture to views and voxels, twice."""
+    use_kernels(True)
+    start = time.perf_counter()
+    pipeline = Stage1Pipeline.from_checkpoint(
+        checkpoint, device=arguments.device, dtype=DTYPES[arguments.dtype]
+    )
+    _synchronise(arguments.device)
+    ready = time.perf_counter() - start
+    _reset_peak(arguments.device)
+    size, condition = checkpoint.method.picture_size, checkpoint.method.condition_size
+    picture = np.random.default_rng(0).integers(0, 255, (size, size, 4), dtype=np.uint8)
+    prepared = PreparedImage(
+        original=picture,
+        rgba=picture,
+        front=picture[..., :3],
+        face=picture[..., :3],
+        condition=picture[:condition, :condition, :3],
+        alpha_coverage=1.0,
+    )
+    options = GenerationOptions(stage1_steps=arguments.compare_steps)
+    runs = [pipeline(prepared, replace(options, seed=seed)).timings for seed in (1, 2)]
+    return {"ready_s": round(ready, 2), "timings_s": runs, "peak_gb": _peak(arguments.device)}
+
+
+class Run:
+    """One variant of the model with the inputs of a run."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        variant: Variant,
+        device: str,
+        dtype: torch.dtype,
+        guidance: float,
+    ) -> None:
+        torch._dynamo.reset()
+        use_kernels(variant.kernels)
+        self.config = JointModelConfig.from_dict(checkpoint.config(Component.JOINT_MODEL))
+        model = checkpoint.load(
+            Component.JOINT_MODEL, lambda: JointModel(self.config), device=device, dtype=dtype
+        )
+        self.stepper = Stepper(
+            model.prepare_for_inference(),
+            compile=variant.compile,
+            graph=variant.graph and device.startswith("cuda"),
+        )
+        self.device, self.dtype, self.guidance = device, dtype, guidance
+        self.rescale_t = checkpoint.method.rescale_t
+        c = self.config
+        generator = torch.Generator().manual_seed(1)
+        pictures = 2 * c.num_views
+
+        def drawn(*shape: int) -> torch.Tensor:
+            return torch.randn(shape, generator=generator)
+
+        self.conditioning = Conditioning(
+            checkpoint.prompt_embeddings(),
+            drawn(pictures, c.projection_class_embeddings_input_dim),
+            drawn(pictures, 4, c.sample_size, c.sample_size),
+            drawn(1, 5 + (checkpoint.method.condition_size // 14) ** 2, c.cond_channels),
+        )
+        self.noise = initial_noise(
+            43,
+            (pictures, c.out_channels, c.sample_size, c.sample_size),
+            (1, c.trellis_in_channels, *[c.resolution] * 3),
+            device=device,
+            dtype=dtype,
+            unused=(pictures, c.projection_class_embeddings_input_dim // 2),
+        )
+
+    def start(
+        self, steps: int, times_as: torch.dtype | None = None
+    ) -> Callable[[Latents, int], tuple[torch.Tensor, torch.Tensor]]:
+        """The function that evaluates the steps of a run."""
+        schedule = flow_schedule(steps, self.rescale_t)
+        return self.stepper.start(
+            self.conditioning,
+            model_times(schedule),
+            flow_times=flow_times(schedule, times_as or self.dtype),
+            guided=self.guidance != 1.0,
+        )
+
+    @torch.inference_mode()
+    def sample(self, steps: int, noise: Latents, times_as: torch.dtype | None = None) -> Latents:
+        """All steps from ``noise``."""
+        return sample(
+            self.start(steps, times_as),
+            noise,
+            flow_schedule(steps, self.rescale_t),
+            guidance=self.guidance,
+            seed=43,
+            progress=lambda _: None,
+            cancelled=lambda: False,
+        )
+
+    def flop(self) -> float:
+        """Floating-point operations of one step, counted on shapes alone."""
+        with torch.device("meta"):
+            model = JointModel(self.config).to(self.dtype)
+        meta = Conditioning(*(x.to("meta") for x in vars(self.conditioning).values()))
+        noise = [x.to("meta") for x in self.noise]
+        with FlopCounterMode(display=False) as counter:
+            prepared = model.prepare(meta, [1000.0], guided=self.guidance != 1.0)
+            before = counter.get_total_flops()
+            model(
+                model.pictures(noise[0], prepared),
+                noise[1],
+                prepared,
+                prepared.time_shifts[0],
+                prepared.modulation[0],
+            )
+        return float(counter.get_total_flops() - before)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--checkpoint", default="random:official")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", choices=DTYPES, default=None)
+    parser.add_argument("--attention", default="auto")
+    parser.add_argument("--variants", default="graph", help=f"of {', '.join(VARIANTS)}, or all")
+    parser.add_argument("--steps", type=int, default=10, help="timed steps")
+    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--compare-eager-fp32", action="store_true")
+    parser.add_argument("--compare-steps", type=int, default=50)
+    parser.add_argument("--whole", action="store_true", help="time the whole pipeline, too")
+    parser.add_argument("--out", type=Path, default=None, help="JSON file")
+    arguments = parser.parse_args()
+    if arguments.dtype is None:
+        arguments.dtype = "float16" if arguments.device.startswith("cuda") else "float32"
+    return arguments
+
+
+def _attempt(into: dict[str, Any], name: str, work: Callable[[], dict[str, Any]]) -> None:
+    """Run one measurement; a failure becomes its result."""
+    try:
+        into[name] = work()
+        shown = {key: value for key, value in into[name].items() if key != "profile_ms"}
+        print(f"{name:16s} {shown}", flush=True)
+    except Exception as error:  # the next variant is to run whatever failed here
+        into[name] = {"error": f"{type(error).__name__}: {error}"}
+        print(f"{name:16s} FAILED", traceback.format_exc()[-3000:], flush=True)
+    _free("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _seconds(work: Callable[[], object], device: str) -> float:
+    _synchronise(device)
+    start = time.perf_counter()
+    work()
+    _synchronise(device)
+    return time.perf_counter() - start
+
+
+def _psnr(a: torch.Tensor, b: torch.Tensor, peak: float) -> float:
+    error = (a.double() - b.double()).square().mean().item()
+    return float(10 * np.log10(peak**2 / max(error, 1e-20)))
+
+
+def _latent_psnr(a: torch.Tensor, b: torch.Tensor) -> float:
+    return round(_psnr(a, b, float(b.max() - b.min())), 2)
+
+
+def _device_name(device: str) -> str:
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"
+
+
+def _synchronise(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def _reset_peak(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _peak(device: str) -> float | None:
+    if not device.startswith("cuda"):
+        return None
+    return round(torch.cuda.max_memory_reserved() / 1e9, 2)
+
+
+def _free(device: str) -> None:
+    gc.collect()
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
+
+
+def _write(file: Path | None, report: dict[str, Any]) -> None:
+    if file is not None:
+        file.write_text(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()

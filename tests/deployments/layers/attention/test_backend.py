@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from deployments.errors import BackendError
+from deployments.layers.attention import Backend, choose_backend, current_backend
+
+
+def test_auto_is_sdpa_on_a_cpu_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        assert choose_backend("auto", "cpu") is Backend.SDPA
+    assert current_backend() is Backend.SDPA
+    assert "sdpa (the only one for cpu)" in caplog.text
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(BackendError, match="choose one of auto, sdpa, xformers, flash-attn") as e:
+        choose_backend("fast", "cpu")
+    assert e.value.code == "attention_backend_unknown"
+
+
+@pytest.mark.parametrize("name", ["xformers", "flash-attn"])
+def test_a_gpu_library_is_refused_on_a_cpu(name: str) -> None:
+    with pytest.raises(BackendError, match="needs a CUDA device and got cpu") as e:
+        choose_backend(name, "cpu")
+    assert e.value.code == "attention_backend_unusable"
+    assert current_backend() is Backend.SDPA

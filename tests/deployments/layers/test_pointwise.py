@@ -1,0 +1,83 @@
+"""Fused kernels do what the plain forms do (needs a GPU; the parity kit holds the plain forms)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from deployments.layers import pointwise
+
+VIEWS, SIZE, CHANNELS = 5, 6, 96
+
+
+def steps(device: str, dtype: torch.dtype) -> dict[str, Callable[[], Any]]:
+    torch.manual_seed(0)
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return torch.randn(shape).to(device, dtype)
+
+    rows = 2 * VIEWS * 2
+    pictures = (drawn(rows, CHANNELS, SIZE, SIZE) + 2).contiguous(memory_format=torch.channels_last)
+    tokens, more = drawn(rows, SIZE**2, CHANNELS), drawn(rows, SIZE**2, CHANNELS)
+    shift, vector = drawn(rows, CHANNELS), drawn(CHANNELS)
+    group = nn.GroupNorm(32, CHANNELS).to(device, dtype)
+    layer = nn.LayerNorm(CHANNELS).to(device, dtype)
+    for norm in (group, layer):
+        norm.weight.data.copy_(vector)
+        norm.bias.data.copy_(vector + 1)
+    grouped = pointwise.to_rowwise(more, VIEWS).contiguous()
+    heads = drawn(2, 7, 3, 4, 24)
+    gamma = drawn(4, 24)
+    return {
+        "group_norm": lambda: pointwise.group_norm(pictures, group, shift),
+        "group_norm_only": lambda: pointwise.group_norm(pictures, group, silu=False),
+        "add_bias": lambda: pointwise.add_bias(pictures, vector, pictures),
+        "geglu": lambda: pointwise.geglu(tokens),
+        "add_norm": lambda: pointwise.add_norm(tokens, more, layer),
+        "add_norm_gated": lambda: pointwise.add_norm(tokens, more, layer, vector),
+        "norm_modulated": lambda: pointwise.norm_modulated(tokens, vector, vector, 1e-6),
+        "add_modulated": lambda: pointwise.add_norm_modulated(tokens, more, vector, vector, 1e-6),
+        "to_rowwise": lambda: pointwise.add_norm_to_rowwise(tokens, more, layer, VIEWS),
+        "from_rowwise": lambda: pointwise.add_rowwise_norm(tokens, grouped, layer, VIEWS),
+        "head_rms_norm": lambda: pointwise.head_rms_norm(heads[:, :, 1], gamma),
+    }
+
+
+NAMES = list(steps("cpu", torch.float32))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_kernel_does_what_the_plain_form_does(name: str, dtype: torch.dtype) -> None:
+    pytest.importorskip("triton")
+    work = steps("cuda", dtype)[name]
+    with torch.inference_mode():
+        fused = work()
+        pointwise.use_kernels(False)
+        try:
+            expected = work()
+        finally:
+            pointwise.use_kernels(True)
+    loose = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 4e-2}[dtype]
+    torch.testing.assert_close(fused, expected, atol=loose, rtol=loose)
+
+
+def test_a_shift_is_added_before_the_group_norm() -> None:
+    x, norm, shift = torch.randn(2, 32, 3, 3), nn.GroupNorm(8, 32), torch.randn(2, 32)
+    expected = norm(x + shift[:, :, None, None])
+    torch.testing.assert_close(pointwise.group_norm(x, norm, shift, silu=False), expected)
+
+
+def test_row_wise_order_keeps_the_rows_of_four_views_together() -> None:
+    view = torch.arange(VIEWS).repeat_interleave(2)[:, None].expand(-1, SIZE**2)
+    row = torch.arange(SIZE**2).div(SIZE, rounding_mode="floor").expand(2 * VIEWS, -1)
+    tokens = torch.stack([view, row], dim=-1)
+    grouped = pointwise.to_rowwise(tokens, VIEWS)  # (G, 2, S, 4, S, 2)
+    assert grouped.shape == (1, 2, SIZE, 4, SIZE, 2)
+    assert (grouped[..., 0] == torch.arange(4).view(4, 1)).all()
+    assert (grouped[..., 1] == torch.arange(SIZE).view(SIZE, 1, 1)).all()
