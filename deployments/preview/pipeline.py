@@ -8,7 +8,6 @@ from deployments.contracts import GenerationOptions, MultiviewResult
 from deployments.preview.solid import preview_mesh
 from deployments.stage2.finishing import finish
 from deployments.stage2.texture.bake import warm_up
-from deployments.stage2.texture.views import foreground
 
 FACES = 30_000
 LARGEST_TEXTURE = 2048
@@ -28,7 +27,7 @@ class PreviewPipeline:
         Raises:
             GenerationError: Stage 1 found no voxels, or voxels and pictures do not fit together.
         """
-        mesh = preview_mesh(multiview.voxels, multiview.grid, foreground(multiview.normal[:4]))
+        mesh = preview_mesh(multiview.voxels, multiview.grid, multiview.normal[:4])
         asset = finish(
             mesh,
             multiview,

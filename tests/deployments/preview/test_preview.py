@@ -28,7 +28,7 @@ def test_a_shell_of_voxels_is_filled(figure: Any) -> None:
 def test_the_surface_is_closed_and_meets_the_silhouettes(figure: Any) -> None:
     views = figure.multiview
     masks = foreground(views.normal[:4])
-    mesh = preview_mesh(views.voxels, views.grid, masks)
+    mesh = preview_mesh(views.voxels, views.grid, views.normal[:4])
     assert topology(mesh).watertight
     assert mesh.volume() == pytest.approx(figure.mesh.volume(), rel=0.2)
     for view, mask in zip(VIEWS, masks, strict=False):
@@ -66,3 +66,17 @@ def test_no_voxels_and_no_common_subject_are_errors(figure: Any) -> None:
     with pytest.raises(GenerationError) as caught:
         PreviewPipeline()(blank, options)
     assert caught.value.code == "empty_mesh"
+
+
+def test_voxels_that_only_repeat_the_silhouettes_are_carved_by_the_normals(figure: Any) -> None:
+    """A hull of silhouettes has square cross sections; the figure's are round."""
+    views = figure.multiview
+    masks = foreground(views.normal[:4])
+    size, grid = masks.shape[1], views.grid
+    place = ((np.arange(grid) + 0.5) * size / grid).astype(int)
+    flat = [mask[np.ix_(size - 1 - place, place)].T for mask in masks]  # (column, height)
+    hull = flat[0][:, None] & flat[2][:, None] & flat[1][None] & flat[3][None]
+    carved = preview_mesh(np.argwhere(hull).astype(np.int16), grid, views.normal[:4])
+    truth = figure.mesh.volume()
+    assert hull.sum() / grid**3 > 1.2 * truth
+    assert carved.volume() == pytest.approx(truth, rel=0.12)
