@@ -32,7 +32,7 @@ def test_a_ball_is_found_behind_its_flat_hull(view: int) -> None:
     flat = np.abs(hull - height)[inside].mean()
     assert np.abs(surface - height)[inside].mean() < 0.65 * flat
     assert np.isinf(surface[~inside]).all()
-    assert (surface[inside] < RADIUS + 0.2 * STEP).all()
+    assert (surface[inside] < RADIUS + STEP).all()
     assert cosine[inside].min() > 0
 
 
