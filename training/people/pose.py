@@ -66,7 +66,8 @@ ANGLES = tuple(name for name in Style.__dataclass_fields__ if name != "share")
 def rotation(axis: tuple[float, float, float], angle: torch.Tensor) -> torch.Tensor:
     """(B, 3, 3) rotation by an angle (B,) about a unit axis."""
     x, y, z = axis
-    cross = torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]], device=angle.device)
+    rows = [[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]]
+    cross = torch.tensor(rows, dtype=angle.dtype, device=angle.device)
     sine, cosine = angle.sin()[:, None, None], angle.cos()[:, None, None]
     return torch.eye(3, device=angle.device) + sine * cross + (1 - cosine) * (cross @ cross)
 

@@ -104,7 +104,9 @@ def test_triton_agrees_with_the_reference(
     expected = convolve_torch(feats.double(), weight.double(), bias.double(), sites.neighbours)
     out = convolve_triton(feats, weight, bias, sites.neighbours)
     assert out.dtype is dtype
-    tolerance = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}[dtype]
+    # Rounding of a float32 sum grows with the root of its 27 C terms.
+    single = max(2e-5, 3e-7 * (27 * in_channels) ** 0.5)
+    tolerance = {torch.float32: single, torch.float16: 4e-3, torch.bfloat16: 3e-2}[dtype]
     torch.testing.assert_close(out.double(), expected, atol=tolerance, rtol=tolerance)
     # Rows of a table may point to fewer feature rows than there are outputs.
     children = sites.subdivided.neighbours >> 3
