@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from deployments.layers.attention import dense, varlen
+from deployments.layers.pointwise import use_kernels
 from training.people import rasterize
 
 TOLERANCE = 0.05  # of the largest gradient, in bfloat16
@@ -23,6 +24,7 @@ def check_kernels(device: torch.device) -> None:
     """Compare with plain torch on a CUDA device; fall back where they differ."""
     if device.type != "cuda":
         return
+    use_kernels(False)  # they are for inference in half precision
     if not _rasterizer_agrees(device):
         print("the z-buffer kernel does not work here: plain torch instead", flush=True)
         rasterize.triton = None

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from deployments.checkpoints.component import Component
+from deployments.checkpoints.key_tables import match_names
 from deployments.checkpoints.method import METHOD_FILE
 from deployments.checkpoints.prompts import CACHE_FILE
 from training.networks import NetworkConfigs
@@ -46,7 +47,7 @@ class Workspace:
     def load(self, component: Component, module: nn.Module) -> bool:
         """Fill a module from the tree; False where the tree has no weights that fit."""
         name = WEIGHTS.get(component, "model")
-        return fill(module, self.tree / component.value / f"{name}.safetensors")
+        return fill(module, self.tree / component.value / f"{name}.safetensors", component)
 
     def config(self, component: Component) -> dict[str, Any] | None:
         """The config.json of a component that was trained before."""
@@ -100,11 +101,17 @@ def save_half(state: dict[str, torch.Tensor], path: Path) -> None:
     os.replace(unfinished, path)
 
 
-def fill(module: nn.Module, path: Path) -> bool:
-    """Load float16 weights into a module of any precision; False if absent or of other shapes."""
+def fill(module: nn.Module, path: Path, component: Component | None = None) -> bool:
+    """Load float16 weights into a module of any precision; False if absent or of other shapes.
+
+    ``component`` lets names of other versions of a library count (``key_tables``).
+    """
     if not path.is_file():
         return False
     state, own = load_file(path), module.state_dict()
+    if component is not None:
+        sources = match_names(component, own, state).sources
+        state = {name: state[source.name] for name, source in sources.items()}
     if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in own.items()}:
         print(f"{path} has other shapes than the recipe: starting anew", flush=True)
         return False

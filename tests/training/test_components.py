@@ -1,0 +1,169 @@
+"""Each component learns on one toy batch, and the tree that results opens like any other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import pytest
+import torch
+from torch import nn
+
+from deployments.checkpoints.checkpoint import open_checkpoint
+from deployments.checkpoints.component import Component
+from deployments.checkpoints.networks import build_network
+from training.all import train_all
+from training.joint_flow import JointTraining
+from training.latent_flow import LatentFlowTraining
+from training.loop import Average, Losses, rate_factor
+from training.picture_vae import reconstruction_losses
+from training.run import Run
+from training.structure_vae import StructureEncoder, fold_scale
+from training.subject_ring import SubjectRing
+from training.surface import SurfaceTraining
+from training.unpack import unpack
+
+
+def falls(losses: Callable[[], Losses], modules: Iterable[nn.Module], steps: int = 4) -> bool:
+    """Whether a few steps of Adam with the same random numbers lower the loss."""
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(parameters, lr=2e-3)
+    values = []
+    for _ in range(steps):
+        torch.manual_seed(0)
+        loss = losses()["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        values.append(float(loss.detach()))
+    return values[-1] < values[0]
+
+
+@pytest.fixture
+def prepared_run(toy_run: Run) -> Run:
+    """A run whose tree holds untrained autoencoders."""
+    for component in (Component.VAE, Component.STRUCTURE_DECODER):
+        module = toy_run.configs.build(component, toy_run.device)
+        config = toy_run.configs.file(component) | {"scaling_factor": 0.5}
+        toy_run.workspace.save(component, module, config)
+    return toy_run
+
+
+def test_picture_vae_learns(toy_run: Run) -> None:
+    vae = toy_run.configs.build(Component.VAE, toy_run.device)
+    views = toy_run.subjects.views(1)
+    truth, mask = views.color_on_white()[0, :2] * 2 - 1, views.mask[0, :2]
+
+    def losses() -> Losses:
+        result = vae.decode(vae.encode(truth).latent_dist.mode()).sample
+        parts = reconstruction_losses(result, truth, mask)
+        return parts | {"loss": parts["absolute"] + parts["edges"]}
+
+    assert falls(losses, [vae])
+
+
+def test_structure_vae_learns_and_folding_keeps_its_result(toy_run: Run) -> None:
+    decoder = toy_run.configs.build(Component.STRUCTURE_DECODER, toy_run.device)
+    encoder = StructureEncoder((16, 8), 8)
+    volumes = (torch.rand(2, 16, 16, 16) < 0.1).float()
+
+    def losses() -> Losses:
+        mean, _ = encoder(volumes[:, None] * 2 - 1)
+        logits = decoder(mean)[:, 0]
+        return {"loss": nn.functional.binary_cross_entropy_with_logits(logits, volumes)}
+
+    assert falls(losses, [encoder, decoder])
+    with torch.no_grad():
+        before = decoder(encoder(volumes[:, None] * 2 - 1)[0])
+        fold_scale(encoder, decoder, volumes)
+        mean, _ = encoder(volumes[:, None] * 2 - 1)
+    torch.testing.assert_close(mean.std(dim=(0, 2, 3, 4)), torch.ones(8), atol=1e-3, rtol=0)
+    torch.testing.assert_close(decoder(mean), before, atol=1e-3, rtol=1e-3)
+
+
+def test_joint_flow_learns(prepared_run: Run) -> None:
+    training = JointTraining(prepared_run)
+    rows = training.encode(prepared_run.subjects.draw(2))
+    assert falls(lambda: training.losses(rows), [training.flow, training.encoders])
+
+
+def test_batched_times_equal_single_ones(prepared_run: Run) -> None:
+    """A batch at two times gives what each subject gives alone."""
+    training = JointTraining(prepared_run)
+    for parameter in training.flow.parameters():
+        nn.init.normal_(parameter, std=0.05)
+    rows = training.encode(prepared_run.subjects.draw(2))
+    latents, structure = rows["latents"].float(), rows["structure"].float()
+    times = torch.tensor([0.3, 0.8])
+    with torch.no_grad():
+        both = training.flow.velocities(latents, structure, times, training.conditions(rows))
+        for person in range(2):
+            only = {name: value[[person]] for name, value in rows.items()}
+            alone = training.flow.velocities(
+                latents[[person]], structure[[person]], times[[person]], training.conditions(only)
+            )
+            for found, expected in zip(alone, both, strict=True):
+                torch.testing.assert_close(found[0], expected[person], atol=1e-4, rtol=1e-3)
+
+
+def test_surface_networks_learn(toy_run: Run) -> None:
+    training = SurfaceTraining(toy_run)
+    batch = toy_run.subjects.draw(1)
+    assert falls(
+        lambda: training.losses(batch), [training.encoder, training.mesh, training.gaussian], 3
+    )
+
+
+def test_latent_flow_learns(toy_run: Run) -> None:
+    toy_run.workspace.save_method(toy_run.configs)
+    training = LatentFlowTraining(toy_run)
+    batch = toy_run.subjects.draw(1)
+    assert falls(lambda: training.losses(batch), [training.flow], 3)
+
+
+def test_ring_keeps_the_newest_and_serves_the_fresh_first() -> None:
+    numbers = iter(range(100))
+    ring = SubjectRing(
+        4,
+        lambda: {"number": torch.tensor([next(numbers), next(numbers)])},
+        torch.Generator().manual_seed(0),
+    )
+    assert ring.draw(2)["number"].tolist() == [0, 1]
+    for _ in range(5):
+        drawn = ring.draw(6)["number"].tolist()
+    assert drawn[:2] == [10, 11]
+    assert set(drawn) <= {8, 9, 10, 11}
+
+
+def test_averages_stand_in_only_inside() -> None:
+    layer = nn.Linear(2, 2)
+    average = Average(layer.parameters(), 0.5)
+    before = layer.weight.detach().clone()
+    with torch.no_grad():
+        layer.weight.add_(1)
+    average.update(step=1000)
+    with average.applied():
+        torch.testing.assert_close(layer.weight.detach(), before + 0.5)
+    torch.testing.assert_close(layer.weight.detach(), before + 1)
+
+
+def test_rate_warms_up_then_falls_to_its_floor() -> None:
+    factors = [rate_factor(progress) for progress in (0.02, 0.04, 0.5, 1.0)]
+    assert factors[0] == pytest.approx(0.5, abs=0.01)
+    assert factors[1] > factors[2] > factors[3]
+    assert factors[3] == pytest.approx(0.03)
+
+
+def test_a_whole_run_leaves_a_tree_that_opens(toy_run: Run) -> None:
+    train_all(toy_run, 4, ["picture_vae", "structure_vae", "joint_flow", "surface", "latent_flow"])
+    copy = toy_run.workspace.tree.parent / "copy"
+    unpack(toy_run.workspace.out, copy)
+    checkpoint = open_checkpoint(str(copy))
+    assert checkpoint.prompt_embeddings().shape == (10, 77, 64)
+    assert checkpoint.method.guidance == 1.0
+    for component in Component:
+        if component is not Component.TEXT_ENCODER:
+            config = checkpoint.config(component)
+            network = checkpoint.load(
+                component, lambda c=component, v=config: build_network(c, v), device="cpu"
+            )
+            assert all(torch.isfinite(value).all() for value in network.state_dict().values())
