@@ -38,7 +38,8 @@ LOOK_FOR_JOBS_S = 0.5  # other replicas' submissions and expired leases are foun
 LOOK_FOR_EVENTS_S = 0.5
 MEDIANS_KEPT_S = 5.0
 STATES_KEPT_S = 0.5
-ENDED_TASK_PAUSE_S = 1.0
+STORE_AWAY_PAUSE_S = 1.0
+UNMEASURED_JOB_S = 60.0
 
 
 class JobRoom:
@@ -119,13 +120,18 @@ class JobRoom:
             raise ServiceError(
                 "the service is being replaced: send the request again", code="shutting_down"
             )
-        view, _ = await asyncio.to_thread(
-            self._store.submit,
-            request,
-            max_attempts=self.live.max_attempts,
-            max_queued=self.live.max_queued_jobs,
-            max_queued_of_owner=self.live.max_queued_jobs_per_key,
-        )
+        try:
+            view, _ = await asyncio.to_thread(
+                self._store.submit,
+                request,
+                max_attempts=self.live.max_attempts,
+                max_queued=self.live.max_queued_jobs,
+                max_queued_of_owner=self.live.max_queued_jobs_per_key,
+            )
+        except ServiceError as error:
+            if error.code == "queue_full":
+                error.detail["retry_after"] = await self._seconds_a_place()
+            raise
         self._work.set()
         return view
 
@@ -165,15 +171,12 @@ class JobRoom:
     async def state(self) -> ServiceState:
         states = await self._all_states()
         counts = await asyncio.to_thread(self._store.counts)
-        now = time.monotonic()
-        if now - self._medians[0] > MEDIANS_KEPT_S:
-            self._medians = (now, await asyncio.to_thread(self._store.median_seconds))
         return ServiceState(
             mode=self.live.mode,
             stages={name: states[name] for name in ("stage1", "stage2")},
             queued=counts[JobStatus.QUEUED],
             running=counts[JobStatus.RUNNING],
-            seconds_by_stage=self._medians[1],
+            seconds_by_stage=await self._median_seconds(),
         )
 
     # The stages' side
@@ -200,7 +203,7 @@ class JobRoom:
                     self._begin(claim)
             except ServiceError as error:
                 log.error("%s: no jobs to be had: %s", self._name, error)
-                await asyncio.sleep(ENDED_TASK_PAUSE_S)
+                await asyncio.sleep(STORE_AWAY_PAUSE_S)
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._work.wait(), LOOK_FOR_JOBS_S)
 
@@ -247,6 +250,18 @@ class JobRoom:
 
     async def _state_of(self, stage: str) -> StageState:
         return (await self._all_states())[stage]
+
+    async def _median_seconds(self) -> dict[str, float]:
+        """By stage, over recent jobs."""
+        now = time.monotonic()
+        if now - self._medians[0] > MEDIANS_KEPT_S:
+            self._medians = (now, await asyncio.to_thread(self._store.median_seconds))
+        return self._medians[1]
+
+    async def _seconds_a_place(self) -> int:
+        """How long it takes, by recent jobs, until one more leaves the queue."""
+        seconds = sum((await self._median_seconds()).values()) or UNMEASURED_JOB_S
+        return max(1, round(seconds / self._args.runner_concurrency))
 
     async def _all_states(self) -> dict[str, StageState]:
         """All stages' states, kept for a moment: every waiting job and every request asks."""
