@@ -27,6 +27,9 @@ from deployments.stage2.texture.views import VIEWS, foreground
 logger = logging.getLogger(__name__)
 
 CHART_GROWTH = 8  # texels
+# Weight below which a texel, seen at a grazing angle or close to a border, fades into the colour
+# that it would have if nothing saw it: no seam where the pictures end.
+CERTAIN = 1e-3
 
 
 @dataclass(frozen=True)
@@ -79,27 +82,32 @@ def bake(
     ):
         gather(texels, view, picture, mask, raster, shift, sums)
 
-    seen = sums.weight > 1e-4
-    if not seen.any():
+    certain = sums.weight >= CERTAIN
+    if not certain.any():
         raise GenerationError(
             "none of the five pictures shows any part of the mesh: pictures and voxels do not "
             "belong together, or the normal pictures are blank",
             code="nothing_to_bake",
         )
-    colours = (sums.colour / np.maximum(sums.weight, 1e-4)[:, None]).astype(np.float32)
-    hidden = Texels(texels.position[~seen], texels.normal[~seen])
-    if len(hidden.position):
-        colours[~seen] = (
-            from_seen(hidden, Texels(texels.position[seen], texels.normal[seen]), colours[seen])
+    colours = (sums.colour / np.maximum(sums.weight, 1e-6)[:, None]).astype(np.float32)
+    doubtful = Texels(texels.position[~certain], texels.normal[~certain])
+    if len(doubtful.position):
+        sure = Texels(texels.position[certain], texels.normal[certain])
+        guess = (
+            from_seen(doubtful, sure, colours[certain])
             if gaussians is None or len(gaussians) == 0
-            else from_gaussians(hidden.position, gaussians)
+            else from_gaussians(doubtful.position, gaussians)
         )
+        share = (sums.weight[~certain] / CERTAIN)[:, None]
+        colours[~certain] = share * colours[~certain] + (1.0 - share) * guess
     texture = np.zeros((texture_size, texture_size, 3), np.float32)
     texture[known] = colours
     grow(texture, known, CHART_GROWTH)
-    share = float(seen.mean())
-    logger.info("baked %d texels, %.1f %% seen, shifts %s", len(seen), 100 * share, shifts.tolist())
-    return Texture((texture + 0.5).clip(0, 255).astype(np.uint8), share, shifts)
+    seen = float((sums.weight > 0).mean())
+    logger.info(
+        "baked %d texels, %.1f %% seen, shifts %s", len(certain), 100 * seen, shifts.tolist()
+    )
+    return Texture((texture + 0.5).clip(0, 255).astype(np.uint8), seen, shifts)
 
 
 def surface_texels(mesh: Mesh, atlas: Atlas, texture_size: int) -> tuple[Texels, NDArray[np.bool_]]:

@@ -18,6 +18,7 @@ FACING = 0.1  # texels turned further away than this cosine are left to other vi
 SHARPNESS = 3.0  # exponent of the cosine in the weight: 1..4 measure the same, more is worse
 DEPTH_TOLERANCE = 0.006  # of the unit cube, about 1.5 voxels at 256
 DEPTH_STEP = 0.02  # a jump in depth above this hides what lies behind
+RIM = 1.5  # pixels along the silhouette that hold some background
 RAMP = 4.0  # pixels at the official size over which a view fades in from its border
 FACE_WEIGHT = 4.0  # the zoomed picture knows the face better than the front picture does
 
@@ -41,6 +42,20 @@ class ColourSums:
     def empty(texels: int) -> ColourSums:
         """Nothing gathered yet."""
         return ColourSums(np.zeros((texels, 3), np.float32), np.zeros(texels, np.float32))
+
+
+def without_rim(picture: NDArray[np.uint8], foreground: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """The picture with the colours inside its silhouette carried outward over the rim, (H, H, 3).
+
+    Pixels on the silhouette are mixed with the background; read as they are, they leave pale specks
+    wherever a surface is only seen edge on. Parts thinner than twice the rim stay as they are.
+    """
+    inside = ndimage.distance_transform_edt(foreground) > RIM
+    distance, nearest = ndimage.distance_transform_edt(~inside, return_indices=True)
+    replaced = (distance > 0) & (distance < 2 * RIM)
+    result = picture.copy()
+    result[replaced] = picture[tuple(nearest[:, replaced])]
+    return result
 
 
 def confidence(
@@ -90,11 +105,12 @@ def gather(
 
     Args:
         picture: (H, H, 3), stored orientation.
-        foreground: (H, H) where the picture shows the subject; other pixels are never read.
+        foreground: (H, H) where the picture shows the subject; the background is never read.
         raster: the mesh drawn in this view at the same size.
         shift: (column, row) from projected to picture position.
     """
     size = picture.shape[0]
+    clean = without_rim(picture, foreground)
     trust = confidence(view, raster, foreground, shift)
     depth = np.where(raster.covered, raster.depth, np.float32(-np.inf))
     tolerance = max(DEPTH_TOLERANCE, 1.5 / (size * view.zoom))
@@ -107,8 +123,7 @@ def gather(
         lambda start, stop: _gather(
             texels.position,
             texels.normal,
-            np.ascontiguousarray(picture),
-            foreground,
+            clean,
             trust,
             depth,
             frame,
@@ -127,7 +142,6 @@ def _gather(
     position: Float32,
     normal: Float32,
     picture: NDArray[np.uint8],
-    foreground: NDArray[np.bool_],
     trust: Float32,
     depth: Float32,
     frame: Float64,
@@ -175,19 +189,15 @@ def _gather(
             continue
         column, row = math.floor(x), math.floor(y)
         u, v = x - column, y - row
-        share = red = green = blue = 0.0
+        red = green = blue = 0.0
         for b in range(2):
             for a in range(2):
-                if foreground[row + b, column + a]:
-                    k = (u if a else 1 - u) * (v if b else 1 - v)
-                    share += k
-                    red += k * picture[row + b, column + a, 0]
-                    green += k * picture[row + b, column + a, 1]
-                    blue += k * picture[row + b, column + a, 2]
-        if share < 1e-3:
-            continue
+                k = (u if a else 1 - u) * (v if b else 1 - v)
+                red += k * picture[row + b, column + a, 0]
+                green += k * picture[row + b, column + a, 1]
+                blue += k * picture[row + b, column + a, 2]
         weight = cosine**SHARPNESS * certain * view_weight
-        colour_sum[i, 0] += weight * red / share
-        colour_sum[i, 1] += weight * green / share
-        colour_sum[i, 2] += weight * blue / share
+        colour_sum[i, 0] += weight * red
+        colour_sum[i, 1] += weight * green
+        colour_sum[i, 2] += weight * blue
         weight_sum[i] += weight
