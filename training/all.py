@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from training.kernel_check import check_kernels
 from training.joint_flow import train_joint_flow
+from training.kernel_check import check_kernels
 from training.latent_flow import train_latent_flow
 from training.picture_vae import train_picture_vae
 from training.recipe import Recipe

@@ -153,7 +153,9 @@ class JointTraining:
         error = ((color - batch.color).square().sum(2) * truth_mask).sum((0, 2, 3))
         psnr = -10 * (error / truth_mask.sum((0, 2, 3)) / 3).log10()
         cosine = F.cosine_similarity(normal * 2 - 1, batch.normal * 2 - 1, dim=2)
-        angle = (cosine.clamp(-1, 1).acos() * both).sum((0, 2, 3)) / both.sum((0, 2, 3)).clamp(min=1)
+        angle = (cosine.clamp(-1, 1).acos() * both).sum((0, 2, 3)) / both.sum((0, 2, 3)).clamp(
+            min=1
+        )
         union = (voxels | batch.occupancy).sum().clamp(min=1)
         values = {"structure_iou": float((voxels & batch.occupancy).sum() / union)}
         for view, name in enumerate(("front", "right", "back", "left", "face")):

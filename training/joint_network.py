@@ -14,8 +14,8 @@ from torch import Tensor
 from deployments.layers.embeddings import sinusoid
 from deployments.stage1.models.joint_model import JointModel, Prepared
 from deployments.stage1.models.multiview_block import DOMAINS
-from deployments.stage1.models.unet_blocks import ResnetBlock
 from deployments.stage1.models.unet import residual_blocks, transformers
+from deployments.stage1.models.unet_blocks import ResnetBlock
 
 MODEL_TIME = 1000.0  # of t = 1
 

@@ -37,7 +37,9 @@ class Journal:
     def sheet(self, name: str, rows: Sequence[Sequence[torch.Tensor]]) -> None:
         """Write a PNG of equal rows of (3, S, S) pictures in 0..1."""
         cells = [
-            torch.cat([F.interpolate(p[None].float(), (CELL, CELL), mode="area")[0] for p in row], -1)
+            torch.cat(
+                [F.interpolate(p[None].float(), (CELL, CELL), mode="area")[0] for p in row], -1
+            )
             for row in rows
         ]
         pixels = torch.cat(cells, -2).clamp(0, 1).mul(255).byte().permute(1, 2, 0).cpu().numpy()

@@ -1,4 +1,4 @@
-"""The networks that are trained: the deployment's own classes, from a preset, with starting values."""
+"""The networks that are trained: the deployment's own classes with starting values."""
 
 from __future__ import annotations
 

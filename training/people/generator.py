@@ -80,8 +80,8 @@ class People:
     def _place(self, vertices: torch.Tensor) -> torch.Tensor:
         """Fill the front view; in depth the trunk is at the middle, whatever the limbs do.
 
-        Centring the depth of the bounding box instead would move the trunk of everybody who stretches
-        out a hand, which no front picture tells.
+        Centring the depth of the bounding box instead would move the trunk of everybody who
+        stretches out a hand, which no front picture tells.
         """
         low, high = vertices.amin(1), vertices.amax(1)
         middle = (low + high) / 2

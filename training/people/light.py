@@ -37,7 +37,7 @@ def studio_light(count: int, device: torch.device) -> Light:
 
 
 def photograph_light(dice: Dice) -> Light:
-    """Light of an input picture: from any side in front, more or less contrast, exposure and tint."""
+    """Light of an input picture: from any side in front, of varied contrast and tint."""
     sideways, forwards, upwards = dice.normal(0.5), dice.uniform(-1.2, -0.3), dice.uniform(0.2, 1.2)
     direction = F.normalize(torch.stack([sideways, forwards, upwards], 1), dim=-1)
     exposure = dice.uniform(0.9, 1.12, 1)

@@ -1,4 +1,4 @@
-"""Colour of a surface point: cloth patterns, skin with a face, hair. Pure functions, pixel by pixel."""
+"""Colour of a surface point: cloth patterns, skin with a face, hair; pixel by pixel."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def turned(x: torch.Tensor, y: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
 
 
 def arm_room(body: Body, rest: torch.Tensor, wide: torch.Tensor) -> torch.Tensor:
-    """(B,) the furthest an arm may be lowered before the hand enters a hip ``wide`` (B,) times as wide."""
+    """(B,) how far an arm may be lowered before its hand meets a hip ``wide`` times as wide."""
     hips = (body.template[:, 2] - 0.5).abs() < 0.06
     hips &= body.regions["hand"] + body.regions["forearm"] < 0.1
     hip = rest[:, : body.vertices][:, hips, 0].amax(1) * wide
@@ -98,8 +98,8 @@ def sample_pose(
 ) -> torch.Tensor:
     """Joint rotations (B, J, 3, 3) for rest bodies (B, V + J, 3).
 
-    ``calm`` (B,) in 0..1 holds legs back (a long skirt), ``wide`` (B,) is the width of the clothes at the
-    hands over that of the hips; ``style`` fixes one row of the table.
+    ``calm`` (B,) in 0..1 holds legs back (a long skirt), ``wide`` (B,) is the width of the clothes
+    at the hands over that of the hips; ``style`` fixes one row of the table.
     """
     rows = list(STYLES.values())
     if style is None:

@@ -1,8 +1,9 @@
 """From the volume to the pixels of the five stored views and of a photograph.
 
-Volume: cube [-0.5, 0.5]^3, x to the subject's left, y to the back, z up. Views 0 to 3 are orthographic and
-volume-aligned (model.md 3): the row is -z, the column +x for views 0 and 2, +y for 1 and 3, so that 2
-and 3 are stored mirrored by themselves. View 4 is the top centre third of view 0, three times enlarged.
+Volume: cube [-0.5, 0.5]^3, x to the subject's left, y to the back, z up. Views 0 to 3 are
+orthographic and volume-aligned (model.md 3): the row is -z, the column +x for views 0 and 2, +y
+for 1 and 3, so that 2 and 3 are stored mirrored by themselves. View 4 is the top centre third of
+view 0, three times enlarged.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ def project_views(vertices: torch.Tensor, size: int) -> torch.Tensor:
 def project_photograph(vertices: torch.Tensor, distance: torch.Tensor, size: int) -> torch.Tensor:
     """(B, V, 3) -> (B, V, 3): a camera at (0, -distance, 0), framed by the subject's own box.
 
-    ``distance`` (B,) in volume units; the longer side of the subject fills the picture, centred, which is
-    what preprocessing makes of a photograph (model.md 4).
+    ``distance`` (B,) in volume units; the longer side of the subject fills the picture, centred,
+    which is what preprocessing makes of a photograph (model.md 4).
     """
     x, y, z = vertices.unbind(-1)
     scale = distance[:, None] / (distance[:, None] + y)

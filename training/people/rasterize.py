@@ -1,8 +1,8 @@
 """Z-buffer: which face every pixel sees. One Triton kernel, and the same rule in plain torch.
 
-A pixel belongs to a triangle when its centre is inside or on the border; the nearest depth wins, then
-the lowest face number. Depth and face share one int64 (depth above, face in the low 16 bits), so that a
-single atomic minimum decides both.
+A pixel belongs to a triangle when its centre is inside or on the border; the nearest depth wins,
+then the lowest face number. Depth and face share one int64 (depth above, face in the low 16 bits),
+so that a single atomic minimum decides both.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _rasterize_torch(points: torch.Tensor, faces: torch.Tensor, size: int) -> to
     pictures = len(points)
     buffer = torch.full((pictures, size * size), EMPTY, dtype=torch.int64, device=points.device)
     corners = points[:, faces]  # (N, F, 3, 3)
-    x, y, z = corners.unbind(-1)
+    x, y = corners[..., :2].unbind(-1)
     area = (x[..., 1] - x[..., 0]) * (y[..., 2] - y[..., 0])
     area = area - (x[..., 2] - x[..., 0]) * (y[..., 1] - y[..., 0])
     left = (x.amin(-1) - 0.5).ceil().clamp(min=0)
@@ -128,9 +128,17 @@ def rasterize(
         buffer = torch.full((count, size, size), EMPTY, dtype=torch.int64, device=points.device)
         grid = (triton.cdiv(len(faces), BLOCK), count)
         _rasterize_kernel[grid](
-            points.contiguous(), faces.int().contiguous(), buffer, len(faces), points.shape[1], size,
-            block=BLOCK, depth_scale=DEPTH_SCALE, smallest=SMALLEST_AREA, num_warps=2,
-        )  # fmt: skip
+            points.contiguous(),
+            faces.int().contiguous(),
+            buffer,
+            len(faces),
+            points.shape[1],
+            size,
+            block=BLOCK,
+            depth_scale=DEPTH_SCALE,
+            smallest=SMALLEST_AREA,
+            num_warps=2,
+        )
     else:
         buffer = _rasterize_torch(points, faces, size)
     return torch.where(buffer == EMPTY, -1, buffer & ((1 << FACE_BITS) - 1))

@@ -1,8 +1,8 @@
 """Geometry that the body does not have: skirts (dresses, coat tails) and long hair.
 
-Both are closed surfaces turned on a lathe: rings of ``SIDES`` points about a vertical axis, the first
-and the last ring shrunk to a point. Who wears none gets it collapsed to a point inside the body,
-where no triangle has an area.
+Both are closed surfaces turned on a lathe: rings of ``SIDES`` points about a vertical axis, the
+first and the last ring shrunk to a point. Who wears none gets it collapsed to a point inside the
+body, where no triangle has an area.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Sheet:
 
 
 def lathe_faces(rings: int, device: torch.device) -> torch.Tensor:
-    """(2 (rings - 1) SIDES, 3) faces, outward for rings from top to bottom, angles from +x to +y."""
+    """(2 (rings - 1) SIDES, 3): outward if rings go down and angles from +x to +y."""
     ring = torch.arange(rings - 1, device=device)[:, None] * SIDES
     side = torch.arange(SIDES, device=device)
     following = (side + 1) % SIDES

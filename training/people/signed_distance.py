@@ -1,8 +1,8 @@
 """Signed distance to people near their surface, on the corners of a fine grid.
 
-Distance: every triangle offers its exact distance to the corners around it, the least wins. Sign: the
-winding number, counted along z. Closed parts may overlap freely (a skirt over legs), since inside
-means inside any of them.
+Distance: every triangle offers its exact distance to the corners around it, the least wins. Sign:
+the winding number, counted along z. Closed parts may overlap freely (a skirt over legs), since
+inside means inside any of them.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def point_triangle_distance(points: torch.Tensor, triangles: torch.Tensor) -> to
 def _inside(vertices: torch.Tensor, faces: torch.Tensor, grid: int) -> torch.Tensor:
     """(B, grid + 1, ...) bool: winding number at least one half.
 
-    Columns of corners run along z; each triangle that a column pierces changes the winding number of
-    all corners above it. Columns are moved by a hair, so that none meets an edge exactly.
+    Columns of corners run along z; each triangle that a column pierces changes the winding number
+    of all corners above it. Columns are moved by a hair, so that none meets an edge exactly.
     """
     side = grid + 1
     shift = vertices.new_tensor([1.37e-4, 2.11e-4, 0.0])

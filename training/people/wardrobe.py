@@ -1,7 +1,7 @@
 """What a person wears: cut, colours and patterns, drawn once for a batch.
 
-Lengths are in template space (the mean body with height 1): z is the height over the floor, ``reach`` is
-|x| along the A-pose arm (shoulder 0.10, elbow 0.20, wrist 0.275, finger tips 0.32).
+Lengths are in template space (the mean body with height 1): z is the height over the floor,
+``reach`` is |x| along the A-pose arm (shoulder 0.10, elbow 0.20, wrist 0.275, finger tips 0.32).
 """
 
 from __future__ import annotations
