@@ -33,7 +33,7 @@ CHILDREN = 4  # the decoder's two subdivisions: 64 -> 256
 RESOLUTION = GRID * CHILDREN
 SHELL = 1  # cells around the occupied ones that the structure also holds
 STYLES = ("relaxed", "walking", "gesture", "relaxed", "leaning")
-SURFACE_POINTS = 3_000_000
+SURFACE_POINTS = 2_000_000
 
 # Azimuth and elevation in degrees of directions that no picture shows.
 UNSEEN = ((45, 0), (135, 15), (225, 0), (315, 15), (20, 35), (200, 35))
