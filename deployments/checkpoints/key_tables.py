@@ -102,7 +102,7 @@ def _ignorable(name: str) -> bool:
 
 
 def _clip_name(name: str) -> CanonicalName:
-    return CanonicalName(re.sub(r"^(text_model|vision_model)\.", "", name))
+    return CanonicalName(re.sub(r"^((text_model|vision_model)\.)+", "", name))
 
 
 def _dinov2_name(name: str) -> CanonicalName:

@@ -44,7 +44,7 @@ class PictureVae:
         pixels = (pixels.float() / 255 * 2 - 1).to(weight.dtype)
         rows = [
             self.model.encode(part).latent_dist.mode() * self.scale
-            for part in pixels.split(self._rows)
+            for part in torch.split(pixels, self._rows)
         ]
         return torch.cat(rows)
 
@@ -52,7 +52,7 @@ class PictureVae:
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, 4, h, w) to float32 pictures (B, 3, 8h, 8w), clamped to 0..1."""
         latents = latents.to(next(self.model.parameters()).dtype) / self.scale
-        rows = [self.model.decode(part).sample for part in latents.split(self._rows)]
+        rows = [self.model.decode(part).sample for part in torch.split(latents, self._rows)]
         return (torch.cat(rows).float() / 2 + 0.5).clamp(0, 1)
 
 

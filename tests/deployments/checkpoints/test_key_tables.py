@@ -69,10 +69,11 @@ def test_missing_rows_are_reported_under_the_official_name() -> None:
     assert matching.unexpected == ("junk",)
 
 
-def test_clip_prefixes_do_not_matter_and_index_tables_are_ignored() -> None:
+@pytest.mark.parametrize("prefix", ["", "text_model.", "text_model.text_model."])
+def test_clip_prefixes_do_not_matter_and_index_tables_are_ignored(prefix: str) -> None:
     matching = match_names(
         Component.TEXT_ENCODER,
-        ["final_layer_norm.weight"],
+        [f"{prefix}final_layer_norm.weight"],
         ["text_model.final_layer_norm.weight", "text_model.embeddings.position_ids"],
     )
     assert matching.missing == matching.unexpected == ()

@@ -11,7 +11,7 @@ from deployments.checkpoints.networks import build_network
 from deployments.checkpoints.random import PRESETS_DIRECTORY, RandomCheckpoint
 
 NETWORKS = [component for component in Component if component is not Component.TEXT_ENCODER]
-SHIPPED_BYTES = 60e6  # architecture.md section 6: shipped weights in half precision
+SHIPPED_BYTES = 60e6  # in half precision; what the package may carry
 
 
 def load(component: Component, **keywords: object) -> torch.nn.Module:
