@@ -6,13 +6,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+
+from deployments.contracts import MultiviewResult, PreparedImage
 from deployments.messages import Heartbeat, WorkOrder
 
 if TYPE_CHECKING:
     import torch
+
+ContractT = TypeVar("ContractT", PreparedImage, MultiviewResult)
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,20 @@ class JobsLine:
     async def lease_left(self, order: WorkOrder) -> float:
         """Seconds that the job's lease still has; 0 when the job is not this order's any more."""
         return float(await self._handle.alive.remote(order.job, order.fence))
+
+
+def own_arrays(contract: ContractT) -> ContractT:
+    """The same contract with arrays of its own.
+
+    Ray hands over read-only views into memory that replicas share; torch takes them with a warning
+    and would write through them.
+    """
+    arrays: dict[str, Any] = {
+        part.name: np.array(getattr(contract, part.name))
+        for part in fields(contract)
+        if isinstance(getattr(contract, part.name), np.ndarray)
+    }
+    return replace(contract, **arrays)
 
 
 def choose_device(wish: str, *, card_reserved: bool) -> str:

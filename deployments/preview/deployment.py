@@ -8,6 +8,7 @@ from ray import serve
 
 from deployments.contracts import GenerationOptions, MultiviewResult
 from deployments.messages import StageItem, WorkOrder
+from deployments.replica import own_arrays
 from deployments.stage_worker import StageWorker, WorkerFacts
 
 
@@ -41,7 +42,7 @@ class Preview:
         """One run as the items of deployments/messages.py; its value is the GLB's bytes."""
 
         def work(progress: object, cancelled: object) -> object:
-            return self._pipeline(multiview, options)
+            return self._pipeline(own_arrays(multiview), options)
 
         async with self._worker.run(order, work) as items:
             async for item in items:

@@ -19,6 +19,7 @@ from deployments.replica import (
     choose_dtype,
     device_memory,
     device_name,
+    own_arrays,
 )
 from deployments.stage_worker import StageWorker, WorkerFacts
 
@@ -69,6 +70,7 @@ class Stage1:
         self, order: WorkOrder, prepared: PreparedImage, options: GenerationOptions
     ) -> AsyncGenerator[StageItem, None]:
         """One run as the items of deployments/messages.py; its value is a MultiviewResult."""
+        prepared = own_arrays(prepared)
         async with self._worker.run(
             order,
             lambda progress, cancelled: self._pipeline(

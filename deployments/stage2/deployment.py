@@ -20,6 +20,7 @@ from deployments.replica import (
     choose_dtype,
     device_memory,
     device_name,
+    own_arrays,
 )
 from deployments.stage_worker import StageWorker, WorkerFacts
 
@@ -94,6 +95,7 @@ class Stage2:
         options: GenerationOptions,
     ) -> AsyncGenerator[StageItem, None]:
         """One run as the items of deployments/messages.py; its value is an Asset."""
+        prepared, multiview = own_arrays(prepared), own_arrays(multiview)
         async with self._worker.run(
             order,
             lambda progress, cancelled: self._pipeline(

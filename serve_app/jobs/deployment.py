@@ -47,7 +47,7 @@ class Jobs:
     ) -> None:
         context = serve.get_replica_context()
         database = Database(args.database_url)
-        if database.embedded and context.world_size > 1:
+        if database.embedded and (context.world_size or 1) > 1:
             raise RuntimeError(
                 f"Jobs has {context.world_size} replicas and its database is the SQLite file of "
                 "one node: set num_replicas to 1, or database_url to a PostgreSQL server"

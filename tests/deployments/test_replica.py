@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from deployments.contracts import MultiviewResult
+from deployments.messages import Heartbeat, WorkOrder
+from deployments.replica import (
+    JobsLine,
+    choose_device,
+    choose_dtype,
+    device_memory,
+    device_name,
+    own_arrays,
+)
+
+
+def test_read_only_arrays_become_the_stages_own():
+    shared = np.zeros((5, 4, 4, 3), np.uint8)
+    shared.flags.writeable = False
+    given = MultiviewResult(shared, shared, np.zeros((0, 3), np.int16), 32, 1, 50, {"a": 1.0})
+    own = own_arrays(given)
+    own.color[...] = 9
+    torch.from_numpy(own.normal)
+    assert shared.max() == 0
+    assert (own.grid, own.timings) == (32, {"a": 1.0})
+
+
+def test_auto_takes_no_card_that_ray_did_not_reserve():
+    assert choose_device("auto", card_reserved=False) == "cpu"
+    assert choose_device("cuda:1", card_reserved=False) == "cuda:1", "said by name"
+
+
+def test_dtypes_by_name():
+    assert choose_dtype("auto") is None
+    assert choose_dtype("bfloat16") is torch.bfloat16
+
+
+def test_a_cpu_has_no_device_memory():
+    assert device_memory("cpu")() is None
+    assert device_name("cpu") == "cpu"
+
+
+async def test_the_line_to_the_jobs_room():
+    heard = []
+
+    class Method:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        async def remote(self, *args: object) -> float:
+            heard.append((self.name, args))
+            return 12.5
+
+    class Handle:
+        alive, heartbeat = Method("alive"), Method("heartbeat")
+
+    line = JobsLine(Handle())
+    beat = Heartbeat("stage1", "r", "cpu", "x", {}, busy=False)
+    await line.heartbeat(beat)
+    assert await line.lease_left(WorkOrder("a", 3)) == 12.5
+    assert heard == [("heartbeat", (beat,)), ("alive", ("a", 3))]
