@@ -35,14 +35,17 @@ def extract_mesh(
         colours: interpolate the decoder's six colour channels to the vertices.
 
     Raises:
-        GenerationError: code "empty_mesh" when no corner is inside, or all features are broken.
+        GenerationError: code "empty_mesh" when no corner is inside, "mesh_not_finite" when the
+            decoder overflowed.
         BackendError: the backend is unknown or not usable.
     """
     extract = choose_extractor(backend)
     field = average_corners(coords, features, resolution, colours=colours)
-    if not bool(torch.isfinite(field.sdf).all()):
+    broken = sum(int((~torch.isfinite(part)).sum()) for part in (field.sdf, field.deform))
+    if broken:
         raise GenerationError(
-            "the mesh decoder returned values that are not finite: try another seed or float32",
+            f"{broken} of the mesh decoder's corner values are not finite: try another seed, or "
+            "float32 instead of float16",
             code="mesh_not_finite",
         )
     if not faithful:

@@ -31,7 +31,9 @@ def compiled(loop: Loop) -> Loop:
 
 def workers() -> int:
     """How many loops run at once."""
-    return min(len(os.sched_getaffinity(0)), MOST_WORKERS)
+    if hasattr(os, "sched_getaffinity"):  # Linux: what this process may use, not what there is
+        return min(len(os.sched_getaffinity(0)), MOST_WORKERS)
+    return min(os.cpu_count() or 1, MOST_WORKERS)
 
 
 @cache

@@ -78,9 +78,10 @@ def test_nothing_inside_is_an_error_with_a_remedy() -> None:
     assert caught.value.code == "empty_mesh"
 
 
-def test_broken_features_are_named() -> None:
+@pytest.mark.parametrize("channel", [3, 20])
+def test_broken_features_are_named(channel: int) -> None:
     coords, features = ball()
-    features[5, 3] = torch.nan
+    features[5, channel] = torch.nan
     with pytest.raises(GenerationError) as caught:
         extract_mesh(coords, features, 32)
     assert caught.value.code == "mesh_not_finite"
