@@ -214,7 +214,8 @@ def _follow(client: httpx2.Client, job: str, console: Console) -> None:
             stage = view.get("stage")
             if stage is not None:
                 for earlier in shown.keys() - {stage}:
-                    bars.update(shown[earlier], completed=bars.tasks[shown[earlier]].total)
+                    total = bars.tasks[shown[earlier]].total or 1
+                    bars.update(shown[earlier], total=total, completed=total)
                 if stage not in shown:
                     shown[stage] = bars.add_task(stage, total=None)
                 bars.update(shown[stage], completed=view["step"], total=view["steps"] or None)
