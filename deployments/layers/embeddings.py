@@ -29,7 +29,7 @@ def _frequencies(count: int) -> Tensor:
     6e-5 in the sinusoid. So the exponential is put together here from a power of sqrt(2) and a
     rest, in an order of roundings that gives the published values on every machine.
     """
-    exponents = -math.log(_PERIOD) * torch.arange(count, dtype=torch.float32) / count
+    exponents = -math.log(_PERIOD) * torch.arange(count, dtype=torch.float32, device="cpu") / count
     exact = exponents.double()
     octaves = torch.round(exact * (2 / math.log(2))) / 2
     power = torch.exp2(octaves)

@@ -40,7 +40,8 @@ def geglu(h: Tensor) -> Tensor:
 @triton.jit
 def _channel_moments(x, means, squares, pixels, channels, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     """Mean and sum of squared deviations of every channel over one chunk of pixels."""
-    picture, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    picture = tl.program_id(0).to(tl.int64)
+    chunk = tl.program_id(1)
     chunks = tl.num_programs(1)
     row = chunk * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
@@ -74,7 +75,8 @@ def _group_factors(
     BLOCK: tl.constexpr,
 ):
     """Moments of a group out of its channels' moments, turned into y = factor x + offset."""
-    picture, group = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    picture = tl.program_id(0).to(tl.int64)
+    group = tl.program_id(1)
     width = channels // tl.num_programs(1)
     lane = tl.arange(0, BLOCK)
     column = group * width + lane
@@ -204,7 +206,8 @@ def _head_rms_norm(
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, BLOCK)
     inside = (row < rows)[:, None] & (column < dim)[None, :]
-    token, head = row // heads, row % heads
+    token = row // heads
+    head = row % heads
     source = (token * stride + head * dim)[:, None] + column[None, :]
     v = tl.load(x + source, mask=inside, other=0.0).to(tl.float32)
     length = tl.maximum(tl.sqrt(tl.sum(v * v, 1)), 1e-12)
@@ -268,7 +271,8 @@ def _add_norm(
     place = n[:, None] * channels + column[None, :]
     v = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
     if ADD:
-        source, there = n, n < tokens
+        source = n
+        there = n < tokens
         if ADD_ROWWISE:
             source = _rowwise_place(n, size, views)
             there = (source >= 0) & (n < tokens)
@@ -292,7 +296,8 @@ def _add_norm(
     if MODULATED:
         w += 1.0  # the scale of a modulation counts from one
     v = v * w[None, :] + b[None, :]
-    target, wanted = n, n < tokens
+    target = n
+    wanted = n < tokens
     if OUT_ROWWISE:
         target = _rowwise_place(n, size, views)
         wanted = (target >= 0) & (n < tokens)

@@ -35,6 +35,9 @@ class Stepper:
         self.dtype = model.conv_in.weight.dtype
         self._use_graph = self.device.type == "cuda" if graph is None else graph
         self._graphs: dict[int, _StepGraph] = {}
+        if self.device.type == "cuda":
+            # Every step has the same shapes: trying the convolutions' algorithms once pays.
+            torch.backends.cudnn.benchmark = True
         if compile:
             compile_blocks(model)
 
