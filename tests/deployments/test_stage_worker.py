@@ -122,6 +122,17 @@ async def test_a_cancelled_caller_keeps_the_slot_until_the_thread_has_stopped():
     assert work.most_at_once == 1
 
 
+async def test_a_waiting_run_is_accepted_and_begins_only_when_the_slot_is_free():
+    worker, first = StageWorker(FACTS), Steps(1, pause_s=0.2)
+    running = asyncio.create_task(collect(worker, first))
+    await until(first.began.is_set)
+    async with worker.run(ORDER, Steps(1)) as items:
+        assert await anext(items) == Accepted("r1")
+        assert await anext(items) == Started()
+        assert first.running == 0
+    await running
+
+
 async def test_a_considered_error_keeps_its_kind_and_is_not_worth_a_retry():
     def refuse(progress: ProgressCallback, cancelled: CancelCheck) -> None:
         raise InputError("no person in it", code="no_subject", share=0.0)
