@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import time
+import traceback
 from pathlib import Path
 
 import torch
@@ -30,15 +31,25 @@ STAGES = {
 }
 
 
-def train_all(run: Run, minutes: float, chosen: list[str]) -> None:
-    """Share the minutes out by the recipe; what one stage leaves over goes to the next ones."""
+def train_all(run: Run, minutes: float, chosen: list[str]) -> list[str]:
+    """Share the minutes out by the recipe; what one stage leaves over goes to the next ones.
+
+    A stage that fails does not take the others with it: minutes on a GPU do not come back. Returns
+    the names of the stages that failed.
+    """
+    failed = []
     deadline = time.monotonic() + 60 * minutes
     for index, name in enumerate(chosen):
         left = (deadline - time.monotonic()) / 60
         shares = [run.recipe.stages[stage].share for stage in chosen[index:]]
         print(f"== {name}: {left * shares[0] / sum(shares):.2f} minutes", flush=True)
-        STAGES[name](run, max(left, 0.02) * shares[0] / sum(shares))
+        try:
+            STAGES[name](run, max(left, 0.02) * shares[0] / sum(shares))
+        except Exception:
+            traceback.print_exc()
+            failed.append(name)
     run.workspace.pack()
+    return failed
 
 
 def main() -> None:
@@ -57,7 +68,9 @@ def main() -> None:
     recipe = Recipe.load(arguments.recipe)
     run = Run(recipe, torch.device(arguments.device), arguments.tree, arguments.out)
     check_kernels(run.device)
-    train_all(run, arguments.minutes, chosen)
+    failed = train_all(run, arguments.minutes, chosen)
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

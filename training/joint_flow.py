@@ -25,7 +25,6 @@ from training.subjects import Batch
 UNCONDITIONAL = 0.1
 VIEW_WEIGHTS = (1.0, 1.6, 1.0, 1.6, 1.0)  # depth is the hard part: sides count more
 STRUCTURE_WEIGHT = 1.5
-MEASURED_STEPS = 25
 ENCODED_AT_ONCE = 60  # pictures
 
 
@@ -44,7 +43,7 @@ class JointTraining:
             (Component.STRUCTURE_DECODER, self.structure_decoder),
         ):
             if not run.workspace.load(component, module):
-                raise SystemExit(f"train {component.name.lower()} first: the tree has none")
+                raise RuntimeError(f"train {component.name.lower()} first: the tree has none")
         run.workspace.load_part(structure_vae.PART, self.structure_encoder)
         vae_config = run.workspace.config(Component.VAE)
         assert vae_config is not None
@@ -144,7 +143,7 @@ class JointTraining:
         run = self.run
         run.held_out.generator.manual_seed(run.recipe.seed + 77)
         batch = run.held_out.draw(2 * run.recipe.sheet_subjects)
-        pictures, voxels = self.sample(self.encode(batch), MEASURED_STEPS)
+        pictures, voxels = self.sample(self.encode(batch), run.recipe.sampler_steps)
         normal, color = pictures.unbind(2)
         truth_mask = (batch.normal < 230 / 255).any(2)
         found_mask = (normal < 230 / 255).any(2)

@@ -99,6 +99,6 @@ def measure(run: Run, vae: torch.nn.Module) -> None:
         result = (result.float() / 2 + 0.5).clamp(0, 1).view_as(truth)
         error = ((result - truth).square() * batch.mask).sum() / batch.mask.sum() / 3
         values[f"psnr_{name}"] = -10 * math.log10(float(error))
-        rows += [list(truth[0]) + list(truth[1]), list(result[0]) + list(result[1])]
+        rows += [list(truth[:2].flatten(0, 1)), list(result[:2].flatten(0, 1))]
     run.journal.add("picture_vae_held_out", 0, values)
     run.journal.sheet("picture_vae", rows)

@@ -33,6 +33,7 @@ class Recipe:
     seed: int = 1
     sheet_subjects: int = 6  # people on the sheets that are looked at
     samples: int = 2  # supersampling of pictures
+    sampler_steps: int = 25  # of the flow, where it is measured
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @staticmethod

@@ -18,7 +18,6 @@ class Run:
 
     def __init__(self, recipe: Recipe, device: torch.device, tree: Path, out: Path) -> None:
         torch.manual_seed(recipe.seed)
-        torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
         self.recipe, self.device = recipe, device

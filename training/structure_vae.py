@@ -12,7 +12,6 @@ from deployments.checkpoints.component import Component
 from deployments.layers.voxels import patchify
 from deployments.stage1.models.structure_decoder import ResidualBlock, StructureDecoder
 from training.loop import Losses, fit
-from training.people.occupancy import occupancy
 from training.run import Run
 
 BCE = 20.0
@@ -85,7 +84,7 @@ def train_structure_vae(run: Run, minutes: float) -> None:
     stage = run.recipe.stages["structure_vae"]
 
     def losses() -> Losses:
-        truth = _volumes(run, stage.batch)
+        truth = run.subjects.volumes(stage.batch).float()
         mean, log_variance = encoder(truth[:, None] * 2 - 1)
         logits = decoder(draw_occupancy(mean, log_variance))[:, 0]
         kl = kl_divergence(mean, log_variance)
@@ -104,7 +103,7 @@ def train_structure_vae(run: Run, minutes: float) -> None:
         "structure_vae", losses, [encoder, decoder], stage,
         minutes=minutes, journal=run.journal, save=save,
     )  # fmt: skip
-    fold_scale(encoder, decoder, _volumes(run, 2 * stage.batch))
+    fold_scale(encoder, decoder, run.subjects.volumes(2 * stage.batch).float())
     save()
     run.workspace.pack()
 
@@ -124,17 +123,10 @@ def fold_scale(encoder: StructureEncoder, decoder: StructureDecoder, volumes: Te
     decoder.input_layer.weight *= deviation[None, :, None, None, None]
 
 
-def _volumes(run: Run, count: int) -> Tensor:
-    with torch.no_grad():
-        people, generator = run.subjects.people, run.subjects.generator
-        mesh, _ = people.sample(count, generator)
-        return occupancy(mesh.vertices, mesh.faces, run.configs.method.voxel_grid).float()
-
-
 @torch.no_grad()
 def _measure(run: Run, encoder: StructureEncoder, decoder: StructureDecoder) -> None:
     run.held_out.generator.manual_seed(run.recipe.seed + 77)
-    truth = run.held_out.draw(min(8, run.recipe.sheet_subjects)).occupancy
+    truth = run.held_out.volumes(run.recipe.sheet_subjects)
     mean, _ = encoder(truth[:, None].float() * 2 - 1)
     result = decoder(mean)[:, 0] > 0
     near = F.max_pool3d(truth[:, None].float(), 3, 1, 1)[:, 0] > 0

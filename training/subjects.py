@@ -16,6 +16,11 @@ from training.people.wardrobe import Wardrobe
 CONDITION_MARGIN = 1.2  # model.md 4, condition picture
 
 
+def full_precision(device: torch.device) -> torch.autocast:
+    """Geometry in float32, also where the training around it computes in bfloat16."""
+    return torch.autocast(device.type, enabled=False)
+
+
 @dataclass(frozen=True)
 class Batch:
     """B people; pictures in 0..1."""
@@ -51,6 +56,24 @@ class Subjects:
     @torch.no_grad()
     def draw(self, count: int) -> Batch:
         """People with targets and with the photograph that stands for the user's picture."""
+        with full_precision(self.generator.device):
+            return self._draw(count)
+
+    @torch.no_grad()
+    def views(self, count: int) -> Pictures:
+        """Target views alone."""
+        with full_precision(self.generator.device):
+            mesh, wear = self.people.sample(count, self.generator, held_out=self.held_out)
+            return self.people.views(mesh, wear, self.method.picture_size, samples=self.samples)
+
+    @torch.no_grad()
+    def volumes(self, count: int) -> torch.Tensor:
+        """(B, G, G, G) bool: occupancy alone."""
+        with full_precision(self.generator.device):
+            mesh, _ = self.people.sample(count, self.generator, held_out=self.held_out)
+            return occupancy(mesh.vertices, mesh.faces, self.method.voxel_grid)
+
+    def _draw(self, count: int) -> Batch:
         method = self.method
         mesh, wear = self.people.sample(count, self.generator, held_out=self.held_out)
         views = self.people.views(mesh, wear, method.picture_size, samples=self.samples)
@@ -70,11 +93,6 @@ class Subjects:
             mesh=mesh,
             wear=wear,
         )
-
-    def views(self, count: int) -> Pictures:
-        """Target views alone."""
-        mesh, wear = self.people.sample(count, self.generator, held_out=self.held_out)
-        return self.people.views(mesh, wear, self.method.picture_size, samples=self.samples)
 
     def _photographed(self, photo: Pictures) -> tuple[torch.Tensor, torch.Tensor]:
         """Softness and noise of a real picture: (B, 3, S, S) premultiplied, and its mask."""

@@ -33,7 +33,7 @@ from training.people.signed_distance import BAND, signed_distance
 from training.picture_encoders import PictureEncoders
 from training.run import Run
 from training.structure_vae import draw_occupancy, kl_divergence
-from training.subjects import Batch
+from training.subjects import Batch, full_precision
 from training.surface_encoder import PART, SurfaceEncoder
 
 KL = 1e-3
@@ -77,9 +77,10 @@ class SurfaceTraining:
 
     @torch.no_grad()
     def ground(self, batch: Batch) -> Ground:
-        color = vertex_colors(batch)
         mesh = batch.mesh
-        summary = summarise_surface(mesh.vertices, mesh.normals, color, mesh.faces, self.grid)
+        with full_precision(self.run.device):
+            color = vertex_colors(batch)
+            summary = summarise_surface(mesh.vertices, mesh.normals, color, mesh.faces, self.grid)
         return Ground(Sites(summary.coords, batch=len(color)), summary, color, batch)
 
     def features(self, batch: Batch, *, clean: bool = False) -> tuple[Tensor, Tensor]:
@@ -118,7 +119,8 @@ class SurfaceTraining:
     def corner_distances(self, coords: Tensor, batch: Batch) -> Tensor:
         """(N, 8) true distances in -1..1 (one is BAND cells) at the corners of fine voxels."""
         fine = 4 * self.grid
-        field = signed_distance(batch.mesh.vertices, batch.mesh.faces, fine) / BAND
+        with full_precision(self.run.device):
+            field = signed_distance(batch.mesh.vertices, batch.mesh.faces, fine) / BAND
         corners = torch.from_numpy(CORNERS).to(coords.device)
         x, y, z = (coords[:, None, 1:].long() + corners).unbind(-1)
         return field[coords[:, :1].long(), x, y, z]

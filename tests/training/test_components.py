@@ -153,8 +153,17 @@ def test_rate_warms_up_then_falls_to_its_floor() -> None:
     assert factors[3] == pytest.approx(0.03)
 
 
+def test_a_stage_that_fails_is_named_and_leaves_the_others(
+    toy_run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_all(toy_run, 30, ["joint_flow", "structure_vae"]) == ["joint_flow"]
+    assert "train vae first" in capsys.readouterr().err
+    assert (toy_run.workspace.tree / Component.STRUCTURE_DECODER.value / "config.json").is_file()
+
+
 def test_a_whole_run_leaves_a_tree_that_opens(toy_run: Run) -> None:
-    train_all(toy_run, 4, ["picture_vae", "structure_vae", "joint_flow", "surface", "latent_flow"])
+    stages = ["picture_vae", "structure_vae", "joint_flow", "surface", "latent_flow"]
+    assert train_all(toy_run, 30, stages) == []
     copy = toy_run.workspace.tree.parent / "copy"
     unpack(toy_run.workspace.out, copy)
     checkpoint = open_checkpoint(str(copy))
