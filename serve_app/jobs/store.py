@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Connection, Row, and_, func, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
 
 from deployments.contracts import Mode
 from deployments.errors import ServiceError
@@ -44,6 +45,15 @@ class JobStore:
         :raises ServiceError: ``queue_full``, ``idempotency_conflict`` (the key belongs to another
             request).
         """
+        limits = (max_attempts, max_queued, max_queued_of_owner)
+        try:
+            return self._submit(request, *limits)
+        except IntegrityError:  # the same request in the same moment through another replica
+            return self._submit(request, *limits)
+
+    def _submit(
+        self, request: JobRequest, max_attempts: int, max_queued: int, max_queued_of_owner: int
+    ) -> tuple[JobView, bool]:
         owner = request.owner or ""
         mode = Mode(request.options.get("mode", Mode.OFFICIAL))
         now = self._clock()

@@ -31,7 +31,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from deployments.errors import ServiceError
 
@@ -153,6 +153,8 @@ def _sqlite(url: str) -> Engine:
 def _reported() -> Iterator[None]:
     try:
         yield
+    except IntegrityError:
+        raise  # two writers at once: whoever wrote knows what it means
     except SQLAlchemyError as error:
         cause = error.orig if isinstance(error, DBAPIError) else error
         raise ServiceError(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from postgres import PostgresServer, available
+from sqlalchemy import create_engine
 
 from deployments.contracts import GenerationOptions, Mode
 from serve_app.jobs.claims import ClaimStore
 from serve_app.jobs.protocol import JobRequest, JobView
 from serve_app.jobs.store import JobStore
-from serve_app.jobs.tables import Database
+from serve_app.jobs.tables import Database, metadata
 from serve_app.options import options_as_json
 
 
@@ -30,9 +33,31 @@ def clock() -> Clock:
     return Clock()
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    # Short and open to the server's own user, as pytest's own folders are not.
+    with tempfile.TemporaryDirectory(prefix="pg-") as folder:
+        server = PostgresServer(Path(folder))
+        server.start()
+        yield server
+        server.stop()
+
+
+@pytest.fixture(params=["sqlite", "postgres"] if available() else ["sqlite"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind that this machine has."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/data/jobs.db"
+    url: str = request.getfixturevalue("postgres").url
+    engine = create_engine(url)
+    metadata.drop_all(engine)
+    engine.dispose()
+    return url
+
+
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = Database(f"sqlite:///{tmp_path}/data/jobs.db")
+def database(database_url: str) -> Iterator[Database]:
+    opened = Database(database_url)
     yield opened
     opened.close()
 

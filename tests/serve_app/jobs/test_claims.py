@@ -3,7 +3,6 @@ from __future__ import annotations
 import multiprocessing
 import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -137,10 +136,11 @@ def take_all_in_process(url: str) -> list[str]:
     return taken
 
 
-def test_processes_never_share_a_job(tmp_path: Path, submit):
+def test_processes_never_share_a_job(database_url: str, submit):
     for number in range(60):
         submit(f"j{number:02}")
-    url = f"sqlite:///{tmp_path}/data/jobs.db"
     with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("spawn")) as processes:
-        taken = [job for jobs in processes.map(take_all_in_process, [url] * 3) for job in jobs]
+        taken = [
+            job for jobs in processes.map(take_all_in_process, [database_url] * 3) for job in jobs
+        ]
     assert sorted(taken) == [f"j{number:02}" for number in range(60)]

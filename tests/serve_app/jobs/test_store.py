@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from deployments.errors import ServiceError
@@ -50,6 +53,19 @@ def test_two_owners_may_use_one_key(submit):
 def test_submitting_a_job_twice_records_it_once(store, submit):
     submit("a")
     submit("a")
+    assert store.counts()[JobStatus.QUEUED] == 1
+
+
+def test_the_same_key_at_the_same_moment_makes_one_job(store, submit):
+    start = threading.Barrier(6)
+
+    def submit_one(number: int) -> str:
+        start.wait()
+        return submit(f"j{number}", idempotency_key="k", digest="d").id
+
+    with ThreadPoolExecutor(6) as threads:
+        ids = set(threads.map(submit_one, range(6)))
+    assert len(ids) == 1
     assert store.counts()[JobStatus.QUEUED] == 1
 
 
