@@ -161,6 +161,7 @@ def test_a_stage_that_fails_is_named_and_leaves_the_others(
     assert (toy_run.workspace.tree / Component.STRUCTURE_DECODER.value / "config.json").is_file()
 
 
+@pytest.mark.large
 def test_a_whole_run_leaves_a_tree_that_opens(toy_run: Run) -> None:
     stages = ["picture_vae", "structure_vae", "joint_flow", "surface", "latent_flow"]
     assert train_all(toy_run, 30, stages) == []
