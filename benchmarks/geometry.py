@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -197,10 +198,11 @@ def main() -> None:
         arguments.keep.mkdir(parents=True, exist_ok=True)
     warm_up()
     people = People()
-    subjects = [
-        measure(make_subject(people, number), arguments.texture, arguments.keep)
-        for number in range(arguments.subjects)
-    ]
+    subjects = []
+    for number in range(arguments.subjects):
+        found = measure(make_subject(people, number), arguments.texture, arguments.keep)
+        print(f"subject {number}: {json.dumps(found)}", file=sys.stderr, flush=True)
+        subjects.append(found)
     report = {
         "texture": arguments.texture,
         "torch_threads": torch.get_num_threads(),
