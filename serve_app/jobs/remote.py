@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -47,7 +48,13 @@ class RemoteJobs:
                 yield event
 
     async def cancel(self, job_id: str) -> JobView:
-        view: JobView = await self._call("cancel", job_id)
+        """Goes through even when the request that asks for it is being cancelled.
+
+        Serve cancels the calls that a cancelled request has made, and the usual reason for this
+        one is a client that just left: so it is made in a context that belongs to no request.
+        """
+        calling = contextvars.Context().run(asyncio.ensure_future, self._call("cancel", job_id))
+        view: JobView = await asyncio.shield(calling)
         return view
 
     async def state(self) -> ServiceState:

@@ -67,8 +67,6 @@ def test_without_stage2_each_mode_does_what_it_promises(service):
         assert graceful["stage2"]["status"] == "skipped"
         assert "not deployed" in graceful["stage2"]["reason"]
 
-        only = service.finished(service.submit(Mode.STAGE1_ONLY))
-        assert only["status"] == "succeeded"
         assert not service.http.get("/health").json()["stage2_available"]
     finally:
         service.deploy_stage2()

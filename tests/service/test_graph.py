@@ -109,4 +109,4 @@ def test_events_tell_every_step_and_end(service):
                     steps.append(body["step"])
     assert kinds[0] == "queued"
     assert kinds[-1] == "result"
-    assert [step for step in steps if step] == [1, 2, 3, 4, 5]
+    assert list(dict.fromkeys(step for step in steps if step)) == [1, 2, 3, 4, 5]

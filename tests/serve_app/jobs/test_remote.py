@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from typing import Any
 
 import pytest
@@ -83,6 +84,29 @@ async def test_nobody_there_is_an_answer_too(outcome):
     with pytest.raises(ServiceError, match="does not answer") as caught:
         await RemoteJobs(Handle(outcome))._call("get", "a", within=0.2)
     assert caught.value.code == "store_unavailable"
+
+
+REQUEST: contextvars.ContextVar[str] = contextvars.ContextVar("request", default="none")
+
+
+async def test_a_cancellation_belongs_to_no_request_and_outlives_its_caller():
+    made_in = []
+
+    class Watching(Handle):
+        def __getattr__(self, method: str) -> Any:
+            made_in.append((method, REQUEST.get()))
+            return super().__getattr__(method)
+
+    REQUEST.set("of a client that left")
+    jobs = RemoteJobs(Watching(VIEW, VIEW))
+    await jobs.get("a")
+    asked = asyncio.create_task(jobs.cancel("a"))
+    await asyncio.sleep(0)
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+    await asyncio.sleep(0.01)
+    assert made_in == [("get", "of a client that left"), ("cancel", "none")]
 
 
 async def test_events_are_polled_until_they_are_over():
