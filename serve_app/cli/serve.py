@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import re
 import signal
 import socket
 import sys
@@ -129,7 +130,7 @@ def _serve(settings: AllArgs, arguments: argparse.Namespace) -> int:
         _say("stopping; once more to stop at once ...")
         return 0
     except RuntimeError as error:  # Serve's word for a deployment that does not start
-        _say(f"the service did not start: {error}")
+        _say("\n".join([f"the service did not start: {error}", *_reasons()]))
         return 1
     finally:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -137,6 +138,30 @@ def _serve(settings: AllArgs, arguments: argparse.Namespace) -> int:
         with contextlib.suppress(Exception):  # what did not start can not be shut down
             serve.shutdown()
         ray.shutdown()
+
+
+def _reasons() -> list[str]:
+    """What Serve knows about the deployments that did not start."""
+    from ray import serve
+
+    with contextlib.suppress(Exception):  # the controller may be gone with them
+        application = serve.status().applications.get(APPLICATION)
+        if application is not None:
+            return [
+                f"{name}: {last_error(deployment.message)}"
+                for name, deployment in application.deployments.items()
+                if deployment.message and deployment.status.value != "HEALTHY"
+            ]
+    return []
+
+
+def last_error(message: str) -> str:
+    """The exception at the end of a stack trace, or the whole text where there is none."""
+    lines = message.rstrip().splitlines()
+    for number in range(len(lines) - 1, -1, -1):
+        if re.match(r"[\w.]+(Error|Exception|Unavailable)\b", lines[number]):
+            return "\n".join(lines[number:])
+    return message.strip()
 
 
 def _interrupt_on(*signals: signal.Signals) -> None:

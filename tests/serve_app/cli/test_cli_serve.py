@@ -10,7 +10,7 @@ import pytest
 
 from deployments.contracts import Mode
 from serve_app.cli import backends, main
-from serve_app.cli.serve import add_arguments, settings_from
+from serve_app.cli.serve import add_arguments, last_error, settings_from
 from serve_app.settings import AllArgs
 
 
@@ -137,3 +137,19 @@ def test_a_taken_port_is_told_before_anything_starts(
         port = taken.getsockname()[1]
         assert main(["serve", "--no-kaolin", "--host", "127.0.0.1", "--port", str(port)]) == 1
     assert f"can not listen on 127.0.0.1:{port}" in capsys.readouterr().err
+
+
+def test_the_reason_is_found_at_the_end_of_a_stack_trace() -> None:
+    trace = (
+        "The deployment failed to start 3 times in a row. Error:\n"
+        "ray::ServeReplica:synchuman:Stage1.initialize() (pid=1)\n"
+        '  File "x.py", line 1, in __init__\n'
+        "ValueError: an earlier one\n"
+        "  During handling\n"
+        "deployments.errors.BackendError: attention backend 'xformers' is not installed\n"
+        "use sdpa\n"
+    )
+    assert last_error(trace) == (
+        "deployments.errors.BackendError: attention backend 'xformers' is not installed\nuse sdpa"
+    )
+    assert last_error(" no GPU is free \n") == "no GPU is free"
