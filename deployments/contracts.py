@@ -37,7 +37,7 @@ class TextureFormat(str, Enum):
 
 
 class OutputFormat(str, Enum):
-    """Files a finished Stage 2 can write beside the GLB and the PLY mesh, which it always writes."""
+    """Files that Stage 2 can write beside the GLB and the PLY mesh, which it always writes."""
 
     SPLATS = "splats"
     OBJ = "obj"

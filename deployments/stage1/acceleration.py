@@ -97,7 +97,7 @@ class _StepGraph:
         self._latents = Latents(*(x.clone() for x in latents))
         time_shifts, modulation = (rows[0].clone() for rows in self._run.by_step())
         self._step = (time_shifts, modulation)
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(_WARM_UPS):

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from deployments.layers.attention import attention
 
 
-class CrossAttention(nn.Module):
-    """Attention from tokens to a context."""
+class Projections(nn.Module):
+    """The four linear layers that every attention has, and how channels divide into heads."""
 
     def __init__(self, channels: int, context_channels: int, heads: int, head_dim: int) -> None:
         super().__init__()
@@ -24,14 +24,6 @@ class CrossAttention(nn.Module):
         self.to_v = nn.Linear(context_channels, inner, bias=False)
         self.to_out = nn.ModuleList([nn.Linear(inner, channels)])
 
-    def context_keys(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Context (..., L, C') -> keys and values, each (..., L, H, D)."""
-        return self.split(self.to_k(context)), self.split(self.to_v(context))
-
-    def forward(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Tokens (B, T, C), keys and values (B, L, H, D) -> (B, T, C)."""
-        return self.project(attention(self.split(self.to_q(x)), keys, values))
-
     def split(self, x: Tensor) -> Tensor:
         """(..., H D) -> (..., H, D)."""
         return x.unflatten(-1, (self.heads, -1))
@@ -41,7 +33,19 @@ class CrossAttention(nn.Module):
         return self.to_out[0](x.flatten(-2))
 
 
-class SelfAttention(CrossAttention):
+class CrossAttention(Projections):
+    """Attention from tokens to a context."""
+
+    def context_keys(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Context (..., L, C') -> keys and values, each (..., L, H, D)."""
+        return self.split(self.to_k(context)), self.split(self.to_v(context))
+
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Tokens (B, T, C), keys and values (B, L, H, D) -> (B, T, C)."""
+        return self.project(attention(self.split(self.to_q(x)), keys, values))
+
+
+class SelfAttention(Projections):
     """Attention among tokens; q, k and v come out of one product once ``fuse`` was called."""
 
     def __init__(self, channels: int, heads: int) -> None:
