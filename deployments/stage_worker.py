@@ -166,11 +166,14 @@ class StageWorker:
         stop = threading.Event()
         run = f"{order.job}/{order.fence}"
         began = self._last_sign[run] = time.monotonic()
+        reached = 0
 
         def progress(value: Progress) -> None:
+            nonlocal reached
             now = time.monotonic()
-            if value.step > 0:
+            if value.step > reached:  # parts before and after the sampling say no new step
                 self._step_seconds = now - self._last_sign.get(run, now)
+            reached = value.step
             self._last_sign[run] = now
             loop.call_soon_threadsafe(items.put_nowait, Step(value))
 

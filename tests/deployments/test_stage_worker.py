@@ -77,6 +77,19 @@ async def test_a_run_tells_its_whole_story():
     assert (items[-1].value, items[-1].checkpoint) == ("value", "random:small")
 
 
+async def test_step_seconds_are_those_of_a_sampling_step():
+    def work(progress: ProgressCallback, cancelled: CancelCheck) -> None:
+        time.sleep(0.05)
+        progress(Progress("stage1", 1, 1, "sampling"))
+        progress(Progress("stage1", 1, 1, "decoding"))
+
+    worker = StageWorker(FACTS)
+    await collect(worker, work)
+    seconds = worker.heartbeat().step_seconds
+    assert seconds is not None
+    assert seconds >= 0.05
+
+
 async def test_the_loop_answers_while_the_thread_works():
     worker, work = StageWorker(FACTS), Steps(1, pause_s=0.3)
     run = asyncio.create_task(collect(worker, work))
