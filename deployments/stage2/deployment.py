@@ -24,10 +24,6 @@ from deployments.replica import (
 )
 from deployments.stage_worker import StageWorker, WorkerFacts
 
-MISSING = """Stage 2 required but failed to import: {cause}
-Install kaolin: https://github.com/NVIDIAGameWorks/kaolin
-Or use --stage1-only flag or --graceful-fallback for fallback mode"""
-
 
 @serve.deployment(
     name="Stage2",
@@ -44,7 +40,8 @@ class Stage2:
     pipeline: it says why in every heartbeat and answers every run with ``Unavailable`` at once.
     That costs a replica but keeps the application RUNNING, which KubeRay insists on.
 
-    :raises RuntimeError: at start, when a backend is missing and ``idle`` is False.
+    :raises BackendError: at start, when a backend is missing and ``idle`` is False. Without kaolin
+        its text is that of unified_api.md.
     """
 
     def __init__(
@@ -68,8 +65,8 @@ class Stage2:
             )
         except BackendError as error:
             if not idle:
-                raise RuntimeError(MISSING.format(cause=error.message)) from error
-            reason = error.message
+                raise
+            reason = str(error.detail.get("reason", error.message))
         jobs = JobsLine(DeploymentHandle("Jobs", watch.jobs_app or context.app_name))
         self._worker = StageWorker(
             WorkerFacts(

@@ -8,7 +8,6 @@ imported, and its signature looked at (geometry.md 3).
 from __future__ import annotations
 
 import inspect
-from importlib import metadata
 from typing import Any
 
 import torch
@@ -16,13 +15,13 @@ import torch
 from deployments.errors import BackendError
 from deployments.stage2.mesh.corners import CornerField, pack, rows_of, unpack, with_default
 from deployments.stage2.mesh.flexicubes import surface_cubes
-from deployments.stage2.mesh.native_extractor import Triangles
-
-REQUIRED = (
-    "Stage 2 required but failed to import: ImportError\n"
-    "Install kaolin: https://github.com/NVIDIAGameWorks/kaolin\n"
-    "Or use --stage1-only flag or --graceful-fallback for fallback mode"
+from deployments.stage2.mesh.kaolin_install import (
+    PLACEHOLDER,
+    PLACEHOLDER_FOUND,
+    REQUIRED,
+    kaolin_version,
 )
+from deployments.stage2.mesh.native_extractor import Triangles
 
 
 def import_flexicubes() -> Any:
@@ -39,24 +38,17 @@ def import_flexicubes() -> Any:
         raise BackendError(
             REQUIRED,
             code="kaolin_unavailable",
-            reason=f"kaolin {_version()} is too old: extraction needs 0.18 or later",
+            reason=f"kaolin {kaolin_version()} is too old: extraction needs 0.18 or later",
         )
     return FlexiCubes
 
 
-def _version() -> str | None:
-    try:
-        return metadata.version("kaolin")
-    except metadata.PackageNotFoundError:
-        return None
-
-
 def _why_not(error: Exception) -> str:
-    version = _version()
+    version = kaolin_version()
     if version is None:
         return "kaolin is not installed"
-    if version == "0.1":
-        return "kaolin 0.1 is PyPI's placeholder, not the library: install NVIDIA's wheel"
+    if version == PLACEHOLDER:
+        return PLACEHOLDER_FOUND
     return f"kaolin {version} does not import: {type(error).__name__}: {error}"
 
 
