@@ -69,9 +69,15 @@ def _front(
     stage1: Application | DeploymentHandle,
     stage2: Application | DeploymentHandle | None,
 ) -> Application:
+    preprocess = _deployment(Preprocess).bind(
+        args.checkpoint,
+        matting=args.matting,
+        max_megapixels=args.max_megapixels,
+        min_side=args.min_side_px,
+    )
     jobs = _deployment(Jobs).bind(
         args,
-        preprocess=_deployment(Preprocess).bind(args.checkpoint, matting=args.matting),
+        preprocess=preprocess,
         preview=_deployment(Preview).bind(),
         stage1=stage1,
         stage2=stage2,

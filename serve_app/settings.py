@@ -15,7 +15,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, AliasChoices, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from deployments.contracts import Mode
@@ -50,6 +50,7 @@ class SettingsBase(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix="SYNCHUMAN_",
         env_ignore_empty=True,
+        populate_by_name=True,
         extra="forbid",
         frozen=True,
         validate_default=True,
@@ -72,7 +73,7 @@ class CheckpointArgs(SettingsBase):
     """Which weights."""
 
     checkpoint: str = Field(
-        "random:small",
+        "embedded",
         min_length=1,
         description="embedded, official, a path to a tree, random:official or random:small",
     )
@@ -143,7 +144,12 @@ class WorkerArgs(CheckpointArgs):
 
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     dtype: Precision = Field("auto", description="auto: float16 on CUDA, float32 on the CPU")
-    attn_backend: AttentionBackend = Field("auto", description="auto: the best that works here")
+    attn_backend: AttentionBackend = Field(
+        "auto",
+        validation_alias=AliasChoices("SYNCHUMAN_ATTN_BACKEND", "attn_backend"),
+        # Without regard to case the second name is also ATTN_BACKEND, as unified_api.md has it.
+        description="auto: the best that works here",
+    )
     jobs_app: str | None = Field("front", description="application with Jobs; null: the own one")
     heartbeat_s: float = Field(5, gt=0, description="time between reports to Jobs")
     alive_check_s: float = Field(3, gt=0, description="time between questions whether a job is on")

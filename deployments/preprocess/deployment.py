@@ -28,11 +28,18 @@ class Preprocess:
     of an ``InputError``.
     """
 
-    def __init__(self, checkpoint: str, *, matting: str = "auto") -> None:
+    def __init__(
+        self, checkpoint: str, *, matting: str, max_megapixels: float, min_side: int
+    ) -> None:
         from deployments.checkpoints.checkpoint import open_checkpoint
         from deployments.preprocess.pipeline import PreprocessPipeline
 
-        self._pipeline = PreprocessPipeline(open_checkpoint(checkpoint).method, matting=matting)
+        self._pipeline = PreprocessPipeline(
+            open_checkpoint(checkpoint).method,
+            matting=matting,
+            max_megapixels=max_megapixels,
+            min_side=min_side,
+        )
         facts = WorkerFacts(
             stage="preprocess",
             replica=serve.get_replica_context().replica_id.unique_id,

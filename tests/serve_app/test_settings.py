@@ -52,6 +52,16 @@ def test_arguments_win_over_the_environment_and_it_over_defaults(monkeypatch):
     assert FrontArgs().stage2_steps == 25
 
 
+def test_the_attention_backend_has_the_name_of_the_users_document_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ATTN_BACKEND", "xformers")
+    assert Stage1Args().attn_backend == "xformers"
+    monkeypatch.setenv("SYNCHUMAN_ATTN_BACKEND", "flash-attn")
+    assert Stage1Args().attn_backend == "flash-attn"
+    assert AllArgs(attn_backend="sdpa").part(Stage1Args).attn_backend == "sdpa"
+
+
 def test_the_environment_is_checked_like_everything_else(monkeypatch):
     monkeypatch.setenv("SYNCHUMAN_STAGE1_STEPS", "7")
     with pytest.raises(ValidationError, match="stage1_steps"):

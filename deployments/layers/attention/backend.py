@@ -34,9 +34,9 @@ def current_backend() -> Backend:
 def choose_backend(name: str, device: torch.device | str) -> Backend:
     """Pick the backend that all later attention calls of this process use, and return it.
 
-    ``name`` is "auto" or a value of ``Backend``. A backend that is asked for by name and can not
-    run here raises ``BackendError``; "auto" never fails. Tensors that a library does not take
-    (float32, tensors on the CPU) go to SDPA in any case.
+    ``name`` is "auto" or a value of ``Backend``. A backend that is asked for by name and is not
+    installed raises ``BackendError``; "auto" never fails. What a library does not take (float32,
+    tensors on the CPU) goes to SDPA in any case, with results that differ by rounding only.
     """
     global _current
     _current, reason = _pick(name, torch.device(device))
@@ -70,10 +70,8 @@ def _requested(name: str, device: torch.device) -> tuple[Backend, str]:
     if backend is Backend.SDPA:
         return backend, "asked for"
     if device.type != "cuda":
-        raise BackendError(
-            f"attention backend {name!r} needs a CUDA device and got {device}: use 'sdpa'",
-            code="attention_backend_unusable",
-        )
+        # A service that is configured for a GPU still starts on a laptop; what is lost is speed.
+        return Backend.SDPA, f"{name} was asked for but computes on CUDA only, this is {device}"
     if not _importable(backend):
         raise BackendError(
             f"attention backend {name!r} is not installed: `pip install {name}`, or use 'sdpa'",

@@ -115,7 +115,7 @@ def test_official_without_kaolin_fails_with_the_documents_words(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(backends, "installed", lambda package: version)
+    monkeypatch.setattr(backends, "kaolin_version", lambda: version)
     assert main(["serve"]) == 1
     error = capsys.readouterr().err
     assert error.startswith(MESSAGE)
@@ -124,7 +124,7 @@ def test_official_without_kaolin_fails_with_the_documents_words(
 
 
 def test_a_good_kaolin_is_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "installed", lambda package: "0.18.0")
+    monkeypatch.setattr(backends, "kaolin_version", lambda: "0.18.0")
     assert backends.kaolin_problem() is None
 
 
