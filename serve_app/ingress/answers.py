@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from fastapi.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
+from deployments.errors import ServiceError
 from serve_app.ingress.archive import write_archive
 from serve_app.ingress.room import Room
 from serve_app.ingress.schemas import GenerateAnswer, JobAnswer, Links, StageAnswer
@@ -95,12 +98,31 @@ class ZipResponse(FileResponse):
 
 async def zip_response(view: JobView, room: Room) -> ZipResponse:
     """The ZIP of a job that succeeded; ranges and ``If-Range`` work, the bytes never change."""
-    path = await asyncio.to_thread(_pack, view, room)
+    with files_or_expired(view):
+        path = await asyncio.to_thread(_pack, view, room)
     return ZipResponse(
         path,
         filename=f"synchuman_{view.id}.zip",
         headers={"X-Job-Id": view.id, "ETag": f'"{view.id}-{view.attempt}"'},
     )
+
+
+@contextlib.contextmanager
+def files_or_expired(view: JobView) -> Iterator[None]:
+    """A file that the job's row names and storage does not have was removed.
+
+    :raises ServiceError: ``expired`` in place of the storage's ``not_found``.
+    """
+    try:
+        yield
+    except ServiceError as error:
+        if error.code != "not_found":
+            raise
+        raise ServiceError(
+            f"the files of job {view.id} were removed. Send the picture again (an "
+            "Idempotency-Key of this job finds only this job)",
+            code="expired",
+        ) from error
 
 
 def _pack(view: JobView, room: Room) -> Path:

@@ -104,7 +104,7 @@ async def _wait(
     request: Request, job_id: str, room: Room, *, cancel_when_left: bool
 ) -> JobView | None:
     """The finished job, or None when the client left first."""
-    done = asyncio.ensure_future(_finished(job_id, room))
+    done = asyncio.ensure_future(finished_job(job_id, room))
     gone = asyncio.ensure_future(_gone(request))
     try:
         await asyncio.wait({done, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -122,7 +122,7 @@ async def _wait(
     return None
 
 
-async def _finished(job_id: str, room: Room) -> JobView:
+async def finished_job(job_id: str, room: Room) -> JobView:
     """Follow the job's events to its end, across restarts of the jobs room."""
     seen = 0
     while True:

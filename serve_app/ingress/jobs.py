@@ -7,6 +7,7 @@ import base64
 import binascii
 import contextlib
 import json
+import logging
 import mimetypes
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, TypeVar
@@ -17,9 +18,9 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ValidationError
 
 from deployments.contracts import Mode
-from deployments.errors import InputError, ServiceError
-from serve_app.ingress.answers import job_answer, zip_response
-from serve_app.ingress.generate import accepted
+from deployments.errors import InputError, ServiceError, SyncHumanError
+from serve_app.ingress.answers import files_or_expired, job_answer, zip_response
+from serve_app.ingress.generate import accepted, finished_job
 from serve_app.ingress.intake import Picture, check_picture, take_picture
 from serve_app.ingress.problems import owner_of, problem_responses
 from serve_app.ingress.room import Room, TheRoom
@@ -28,6 +29,8 @@ from serve_app.ingress.submission import submit
 from serve_app.jobs.protocol import JobEvent, JobStatus, JobView, ServiceState
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
+
+log = logging.getLogger("ray.serve.synchuman.ingress")
 
 KEEP_ALIVE_S = 10.0
 PIECE = 1 << 20
@@ -147,7 +150,8 @@ async def one_file(job_id: JobId, path: str, room: TheRoom) -> Response:
             f"job {job_id} has no file {path!r}. GET /jobs/{job_id} lists what it has",
             code="not_found",
         )
-    size = await asyncio.to_thread(room.storage.size, place)
+    with files_or_expired(view):
+        size = await asyncio.to_thread(room.storage.size, place)
     name = path.rpartition("/")[2]
     kind = "model/gltf-binary" if name.endswith(".glb") else mimetypes.guess_type(name)[0]
     return StreamingResponse(
@@ -168,12 +172,22 @@ async def one_file(job_id: JobId, path: str, room: TheRoom) -> Response:
     responses=problem_responses(404, 410, 503),
 )
 async def remove(job_id: JobId, room: TheRoom) -> JSONResponse:
-    """Cancel a job at its next step, and remove its files once it has ended."""
+    """200: ended and removed. 202: it stops at its next step, and its files go when it has."""
     view = await room.service.cancel(job_id)
     if view.status.final:
         await asyncio.to_thread(room.storage.delete, job_id)
+    else:
+        room.later(_remove_when_ended(job_id, room))
     body = job_answer(view, room).model_dump(mode="json", exclude_none=True)
     return JSONResponse(body, status_code=200 if view.status.final else 202)
+
+
+async def _remove_when_ended(job_id: str, room: Room) -> None:
+    try:
+        await finished_job(job_id, room)
+        await asyncio.to_thread(room.storage.delete, job_id)
+    except SyncHumanError as error:
+        log.warning("the files of job %s stay: %s", job_id, error.message)
 
 
 async def event_lines(

@@ -308,11 +308,11 @@ class JobRun:
             warnings=list(outcome.warnings),
             seconds=outcome.seconds,
         )
-        self._room.changed(self.claim.job)
         try:  # the job is done either way: its row names every file
             await asyncio.to_thread(self._room.storage.publish, self.claim.job, folder.path)
         except ServiceError as error:
             log.warning("%s", error, extra={"job_id": self.claim.job})
+        self._room.changed(self.claim.job)  # whoever waited finds the folder that the answer names
 
     async def _end_badly(self, error: Exception) -> None:
         claim = self.claim

@@ -53,6 +53,7 @@ class ScriptedJobs:
         self.script = Script()
         self.mode = mode
         self.stages = {"stage1": UP, "stage2": UP}
+        self.stops_at_once = True  # False: a cancelled job runs until ``stop``
         self.seconds: dict[str, float] = {}
         self.requests: list[JobRequest] = []
         self.cancelled: list[str] = []
@@ -111,10 +112,14 @@ class ScriptedJobs:
     async def cancel(self, job_id: str) -> JobView:
         view = await self.get(job_id)
         self.cancelled.append(job_id)
-        if not view.status.final:
-            self._set(job_id, status=JobStatus.CANCELLED)
-            await self._happen(job_id, "cancelled", {})
+        if not view.status.final and self.stops_at_once:
+            await self.stop(job_id)
         return self.views[job_id]
+
+    async def stop(self, job_id: str) -> None:
+        """End a job as cancelled."""
+        self._set(job_id, status=JobStatus.CANCELLED)
+        await self._happen(job_id, "cancelled", {})
 
     async def state(self) -> ServiceState:
         return ServiceState(

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+import time
 import zipfile
 from collections.abc import AsyncIterator
 from typing import Any
@@ -160,6 +161,33 @@ def test_delete_cancels_and_removes(make_service: Any, person: bytes) -> None:
     assert response.status_code == 200
     assert response.json()["status"] == "cancelled"
     assert jobs.storage.list(job) == []
+
+
+def test_a_running_job_that_is_deleted_leaves_no_files(make_service: Any, person: bytes) -> None:
+    client, jobs = make_service()
+    jobs.script = Script(hold=asyncio.Event())
+    jobs.stops_at_once = False
+    job = create(client, person)
+    response = client.delete(f"/jobs/{job}")
+    assert response.status_code == 202
+    assert jobs.storage.list(job) != []
+    client.portal.call(jobs.stop, job)
+    assert finish(client, job)["status"] == "cancelled"
+    deadline = time.monotonic() + 10
+    while jobs.storage.list(job) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert jobs.storage.list(job) == []
+
+
+def test_removed_files_are_gone_and_not_unknown(make_service: Any, person: bytes) -> None:
+    client, _ = make_service()
+    job = create(client, person)
+    finish(client, job)
+    assert client.delete(f"/jobs/{job}").status_code == 200
+    for path in ("result.zip", "files/stage1/color_0.png"):
+        response = client.get(f"/jobs/{job}/{path}")
+        assert (response.status_code, response.json()["code"]) == (410, "expired"), path
+        assert "Send the picture again" in response.json()["detail"]
 
 
 def test_a_failed_job_tells_why(make_service: Any, person: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -111,6 +112,20 @@ async def test_a_job_that_goes_well(bench: Bench):
         assert bench.storage.exists(place)
     picture = Image.open(io.BytesIO(bench.storage.read(view.files["stage1/color_3.png"])))
     assert np.array_equal(np.asarray(picture), multiview_result().color[3])
+
+
+async def test_whoever_waited_finds_the_folder_that_the_answer_names(bench: Bench):
+    room, named = bench.room(), []
+
+    def look(job: str) -> None:
+        if bench.store.get(job).status.final:
+            named.append(bench.storage.stage_location(job, "stage2", "a/1/stage2"))
+
+    bench.storage.write("a/input.png", b"picture")
+    bench.submit("a", mode=OFFICIAL, max_attempts=3)
+    claim = bench.claims.claim("runner", 1000)
+    await JobRun(dataclasses.replace(room, changed=look), claim).run()
+    assert [place.endswith("/a/stage2_output") for place in named] == [True]
 
 
 async def test_the_manifest_tells_where_the_result_comes_from(bench: Bench):
