@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from fastapi import FastAPI
 from ray import serve
+from ray.serve import context
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.ingress.api import make_api
 from serve_app.jobs.remote import RemoteJobs
 from serve_app.settings import FrontArgs, LiveArgs
 from serve_app.storage import open_storage
+
+log = logging.getLogger("ray.serve")
 
 
 @serve.deployment(
@@ -33,6 +37,7 @@ class Gateway:
             args,
             echo_request_id=False,  # Serve returns the request's id by itself
         )
+        log.info("SyncHuman listens on %s in mode %s", _address(), args.mode.value)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self._api
@@ -44,3 +49,9 @@ class Gateway:
             {**room.settings.model_dump(include=set(LiveArgs.model_fields)), **user_config}
         )
         room.settings = room.settings.model_copy(update=live.model_dump())
+
+
+def _address() -> str:
+    """Where the proxies of this Serve instance listen; only its own client knows."""
+    http = context._get_global_client().http_config
+    return f"http://{http.host}:{http.port}{http.root_path}"
