@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import logging
 import re
 import signal
@@ -135,9 +136,12 @@ def _serve(settings: AllArgs, arguments: argparse.Namespace) -> int:
     finally:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        with contextlib.suppress(Exception):  # what did not start can not be shut down
-            serve.shutdown()
-        ray.shutdown()
+        # Ray prints the end of Serve's controller, which is what this asks for, as a failed task.
+        shown = sys.stdout if arguments.verbose else io.StringIO()
+        with contextlib.redirect_stdout(shown):
+            with contextlib.suppress(Exception):  # what did not start can not be shut down
+                serve.shutdown()
+            ray.shutdown()
 
 
 def _reasons() -> list[str]:
