@@ -11,6 +11,7 @@ have bounds of their own. Between ``Accepted`` and ``Started`` the replica finis
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,6 +59,7 @@ class Finished:
     value: Any
     seconds: float
     checkpoint: str
+    backends: Mapping[str, str] = field(default_factory=dict)  # what -> the library that did it
 
 
 @dataclass(frozen=True)

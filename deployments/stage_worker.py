@@ -199,7 +199,7 @@ class StageWorker:
     ) -> Finished | Failed:
         error = thread.exception()
         if error is None:
-            return Finished(thread.result(), seconds, self.facts.checkpoint)
+            return Finished(thread.result(), seconds, self.facts.checkpoint, self.facts.backends)
         self._note_damage(error)
         where = {"job_id": order.job, "stage": self.facts.stage}
         if isinstance(error, Cancelled):

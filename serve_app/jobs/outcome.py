@@ -26,6 +26,7 @@ class Outcome:
     timings: dict[str, dict[str, float]] = field(default_factory=dict)
     statistics: MeshStatistics | None = None
     checkpoint: str = ""
+    backends: dict[str, str] = field(default_factory=dict)
 
     def manifest(
         self, folder: ArtifactFolder, options: GenerationOptions, input_sha256: str
@@ -47,6 +48,7 @@ class Outcome:
             files=folder.facts,
             input_sha256=input_sha256,
             warnings=self.warnings,
+            backends=self.backends,
         )
 
 

@@ -276,6 +276,7 @@ class JobRun:
         )
         self._outcome.seconds[name] = finished.seconds
         self._outcome.checkpoint = finished.checkpoint or self._outcome.checkpoint
+        self._outcome.backends.update(finished.backends)
         return finished.value
 
     def _try_again(self, stage: str, problem: StageLost | StageFailed) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from conftest import QUICK, SAMPLE, until
+from running_service import QUICK, SAMPLE, until
 
 from deployments.contracts import Mode
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import until
 from PIL import Image
+from running_service import until
 
 from deployments.contracts import Mode
 

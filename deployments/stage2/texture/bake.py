@@ -18,6 +18,7 @@ from deployments.stage2.gaussians import Gaussians
 from deployments.stage2.mesh.surface import Float32, Float64, Mesh
 from deployments.stage2.mesh.unwrap import Atlas
 from deployments.stage2.texture.colour_field import from_gaussians, from_seen
+from deployments.stage2.texture.face import AGREES_BELOW, face_difference
 from deployments.stage2.texture.growth import grow
 from deployments.stage2.texture.projection import ColourSums, Texels, gather
 from deployments.stage2.texture.rasterizer import interpolate, rasterize
@@ -63,7 +64,8 @@ def bake(
     Args:
         mesh: the surface.
         atlas: its unwrapping.
-        color: (5, H, H, 3) front, right, back, left, face, as stored (model.md 3).
+        color: (5, H, H, 3) front, right, back, left, face, as stored (model.md 3). A face that is
+            not the front's (texture/face.py) paints nothing.
         normal: (5, H, H, 3) normal pictures; they say where the subject is.
         texture_size: T, pixels a side.
         gaussians: colours for texels that no picture sees; without them the nearest seen do.
@@ -77,8 +79,14 @@ def bake(
 
     texels, known = surface_texels(mesh, atlas, texture_size)
     sums = ColourSums.empty(len(texels.position))
+    painting = len(VIEWS) if _face_may_paint(color, masks) else len(VIEWS) - 1
     for view, picture, mask, raster, shift in zip(
-        VIEWS, color, masks, rasters, shifts, strict=True
+        VIEWS[:painting],
+        color[:painting],
+        masks[:painting],
+        rasters[:painting],
+        shifts[:painting],
+        strict=True,
     ):
         gather(texels, view, picture, mask, raster, shift, sums)
 
@@ -108,6 +116,14 @@ def bake(
         "baked %d texels, %.1f %% seen, shifts %s", len(certain), 100 * seen, shifts.tolist()
     )
     return Texture((texture + 0.5).clip(0, 255).astype(np.uint8), seen, shifts)
+
+
+def _face_may_paint(color: UInt8, masks: NDArray[np.bool_]) -> bool:
+    difference = face_difference(color[0], color[4], masks[[0, 4]])
+    if difference < AGREES_BELOW:
+        return True
+    logger.info("the face picture differs from the front by %.0f: not used", difference)
+    return False
 
 
 def surface_texels(mesh: Mesh, atlas: Atlas, texture_size: int) -> tuple[Texels, NDArray[np.bool_]]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from clock import Clock
 from postgres import PostgresServer, available
 from sqlalchemy import create_engine
 
@@ -16,16 +17,6 @@ from serve_app.jobs.protocol import JobRequest, JobView
 from serve_app.jobs.store import JobStore
 from serve_app.jobs.tables import Database, metadata
 from serve_app.options import options_as_json
-
-
-class Clock:
-    """Seconds that pass only when a test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -42,7 +42,8 @@ def asset() -> Asset:
 def run_of(stage: str, value: Any, steps: int = 2) -> list[StageItem]:
     """What a run that goes well says."""
     progress = [Step(Progress(stage, step + 1, steps, "sampling")) for step in range(steps)]
-    return [Accepted(f"{stage}-r"), Started(), *progress, Finished(value, 2.5, "random:small")]
+    finished = Finished(value, 2.5, "random:small", {"attention": "sdpa"})
+    return [Accepted(f"{stage}-r"), Started(), *progress, finished]
 
 
 class ScriptedStage:

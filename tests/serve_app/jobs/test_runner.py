@@ -132,6 +132,7 @@ async def test_the_manifest_tells_where_the_result_comes_from(bench: Bench):
     view = await bench.run()
     manifest = json.loads(bench.storage.read(view.files["manifest.json"]))
     assert manifest["checkpoint"] == "random:small"
+    assert manifest["backends"] == {"attention": "sdpa"}
     assert manifest["stages"]["stage2"]["statistics"]["texture_size"] == 256
     assert manifest["stages"]["stage1"]["timings"] == {"sampling": 1.5}
     assert set(manifest["files"]) == set(view.files) - {"manifest.json"}
