@@ -4,9 +4,9 @@
 
 Bodies, poses and clothes were never trained on; seeds are fixed. Writes ``quality.json`` and
 ``contact.png`` (a row each for result and truth: photo, colours, normals, renders of the GLB).
-Silhouettes of results and truth follow one rule: any channel of a normal map below 230, or for
-renders a coverage over one half. ``--without-sync`` silences the blocks in which pictures and
-structure read each other.
+Silhouettes of renders and truth follow one rule, a coverage over one half; generated pictures have
+no coverage, there any channel of the normal map below 230 is the person. ``--without-sync``
+silences the blocks in which pictures and structure read each other.
 """
 
 from __future__ import annotations
@@ -60,12 +60,9 @@ class Truth:
     photo: bytes  # PNG with alpha
     color: Pixels
     normal: Pixels
+    mask: Masks  # (5, SIZE, SIZE) covered by more than one half
     vertices: NDArray[np.float32]
     faces: NDArray[np.int64]
-
-    @property
-    def mask(self) -> Masks:
-        return silhouette(self.normal)
 
 
 def make_truth(people: People, number: int) -> Truth:
@@ -85,6 +82,7 @@ def make_truth(people: People, number: int) -> Truth:
         buffer.getvalue(),
         views.color_on_white()[0].permute(0, 2, 3, 1).numpy(),
         views.normal_map_on_white()[0].permute(0, 2, 3, 1).numpy(),
+        views.mask[0, :, 0].numpy() > 0.5,
         mesh.vertices[0].numpy(),
         mesh.faces.numpy(),
     )
@@ -102,7 +100,7 @@ def resized(pictures: NDArray[np.uint8]) -> Pixels:
 
 def silhouette(normal: Pixels) -> Masks:
     """(V, H, H): where a normal map shows the person."""
-    return (normal < SILHOUETTE / 255).any(-1)
+    return np.asarray((normal < SILHOUETTE / 255).any(-1))
 
 
 def overlap(first: Masks, second: Masks) -> float:
@@ -125,16 +123,21 @@ def degrees(result: Pixels, truth: Pixels, mask: Masks) -> float:
 
 
 def voxel_agreement(views: MultiviewResult) -> float:
-    """Overlap of the voxels' outlines, front and right, with the generated ones."""
+    """Overlap of the voxels' outlines, front and right, with the generated ones.
+
+    A voxel is occupied when the surface touches it, so a cell of the picture counts when any of its
+    pixels shows the person. The truth scores 0.97 to 1 against itself.
+    """
     grid = views.grid
     occupied = np.zeros((grid,) * 3, bool)
     occupied[tuple(views.voxels.T)] = True
-    outlines = (occupied.any(1), occupied.any(0))  # (x, z) and (y, z)
+    outlines = (np.asarray(occupied.any(1)), np.asarray(occupied.any(0)))  # (x, z) and (y, z)
     scores = []
     for view, outline in enumerate(outlines):
-        picture = Image.fromarray(silhouette(views.normal[[view]] / 255.0)[0])
+        normal: Pixels = np.divide(views.normal[[view]], 255, dtype=np.float32)
+        picture = Image.fromarray(silhouette(normal)[0])
         small = picture.convert("L").resize((grid, grid), Image.Resampling.BOX)
-        scores.append(overlap(outline.T[::-1], np.asarray(small) > 127))
+        scores.append(overlap(outline.T[::-1], np.asarray(small) > 0))
     return float(np.mean(scores))
 
 
@@ -195,7 +198,9 @@ def measure(
         print(f"no mesh: {error}", flush=True)
         values |= {"chamfer": 1.0, "f_score": 0.0, "sound": 0.0}
         outlines = np.zeros((4, SIZE, SIZE), bool)
+        values["seconds"] = time.perf_counter() - start
     else:
+        values["seconds"] = time.perf_counter() - start
         result = Result(asset.glb)
         drawn = [result.view(view) for view in range(4)]
         shown = np.stack([np.round(p.color * 255).astype(np.uint8) for p in drawn])
@@ -209,7 +214,6 @@ def measure(
     for view, name in enumerate(NAMES[:4]):
         values[f"silhouette_{name}"] = overlap(outlines[view], truth.mask[view])
         values[f"psnr_{name}"] = psnr(renders[view], truth.color[view], truth.mask[view])
-    values["seconds"] = time.perf_counter() - start
     photo = Image.open(io.BytesIO(truth.photo)).convert("RGBA")
     canvas = Image.new("RGBA", photo.size, "white")
     canvas.alpha_composite(photo)
@@ -222,6 +226,8 @@ def measure(
 
 def summary(people: list[dict[str, float]]) -> dict[str, float]:
     """Means over all people, sides and pairs of views together as the targets name them."""
+    if not people:
+        return {}
     mean = {name: float(np.mean([person[name] for person in people])) for name in people[0]}
     for kind in ("silhouette", "psnr"):
         mean[f"{kind}_sides"] = (mean[f"{kind}_right"] + mean[f"{kind}_left"]) / 2
@@ -250,24 +256,31 @@ def main() -> None:
     people = People()
     results: list[dict[str, float]] = []
     rows: list[Pixels] = []
+    empty: list[int] = []  # people whose volume stayed empty: nothing to measure, not in the means
     for number in range(arguments.people):
-        values, pictures = measure(pipelines, make_truth(people, number), options)
-        results.append(values)
-        if number < arguments.sheet:
+        pictures: list[Pixels] = []
+        try:
+            values, pictures = measure(pipelines, make_truth(people, number), options)
+            results.append(values)
+        except GenerationError as error:
+            print(f"no person: {error}", flush=True)
+            empty.append(number)
+        if pictures and number < arguments.sheet:
             rows += [np.concatenate(list(row), axis=1) for row in pictures]
             sheet = (np.concatenate(rows).clip(0, 1) * 255).astype(np.uint8)
             Image.fromarray(sheet).save(arguments.out / "contact.png")
         found = summary(results)
         report = {
             "checkpoint": arguments.checkpoint,
-            "people": len(results),
+            "people": number + 1,
+            "empty": empty,
             "without_sync": arguments.without_sync,
             "targets": TARGETS,
             "mean": found,
             "each": results,
         }
         (arguments.out / "quality.json").write_text(json.dumps(report, indent=1) + "\n")
-        brief = {name: round(found[name], 3) for name in TARGETS}
+        brief = {name: round(found[name], 3) for name in TARGETS if name in found}
         print(number, json.dumps(brief), flush=True)
 
 
