@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from deployments.layers.attention import attention
+from deployments.layers.attention.varlen import attention_varlen
 from deployments.layers.normalization import HeadRMSNorm, LayerNorm
 from deployments.layers.pointwise import add_norm, add_norm_modulated, norm_modulated
 
@@ -145,6 +146,4 @@ def _attend(
         return attention(q, k, v)
     if len(q_lengths) == 1:  # one sequence needs no packing
         return attention(q[None], k[None], v[None])[0]
-    from deployments.layers.attention.varlen import attention_varlen
-
     return attention_varlen(q, k, v, q_lengths, k_lengths)

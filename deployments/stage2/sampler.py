@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from deployments.errors import GenerationError
+from deployments.layers.flow_schedule import flow_schedule
 from deployments.layers.sparse.sites import Sites
 from deployments.layers.sparse.tensor import SparseTensor
 from deployments.stage2.models.latent_flow import LatentFlow
@@ -45,12 +46,6 @@ class Step:
     latent: Tensor  # (N, C) where it ended
 
 
-def schedule(steps: int, rescale_t: float) -> list[float]:
-    """Times from 1 to 0, ``steps`` + 1 of them; ``rescale_t`` > 1 spends more of them near 1."""
-    even = [1 - i / steps for i in range(steps + 1)]
-    return [rescale_t * u / (1 + (rescale_t - 1) * u) for u in even]
-
-
 def euler_steps(
     velocities: Velocities, noise: Tensor, *, steps: int, rescale_t: float, guidance: Guidance
 ) -> Iterator[Step]:
@@ -59,7 +54,7 @@ def euler_steps(
     Raises GenerationError when a latent is not finite.
     """
     latent = noise
-    for index, (time, following) in enumerate(pairwise(schedule(steps, rescale_t))):
+    for index, (time, following) in enumerate(pairwise(flow_schedule(steps, rescale_t))):
         velocity, negative = velocities(latent, time, guidance.acts_at(time))
         if negative is not None:
             velocity = (1 + guidance.strength) * velocity - guidance.strength * negative

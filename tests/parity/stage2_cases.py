@@ -9,6 +9,7 @@ from case import Case
 from registry import Outputs, case, small_amplitude
 from torch import Tensor
 
+from deployments.layers.flow_schedule import flow_schedule
 from deployments.layers.modulated_block import CrossAttention, ModulatedBlock, SelfAttention
 from deployments.layers.sparse.convolution import PointwiseConv3d, SubmanifoldConv3d
 from deployments.layers.sparse.normalization import SparseGroupNorm
@@ -35,7 +36,7 @@ from deployments.stage2.models.latent_flow import LatentFlow
 from deployments.stage2.models.mesh_decoder import MeshDecoder, SubdivideBlock
 from deployments.stage2.models.residual_block import Resample, SparseResidualBlock
 from deployments.stage2.models.view_features import CellFeatures
-from deployments.stage2.sampler import Guidance, euler_steps, flow_velocities, schedule
+from deployments.stage2.sampler import Guidance, euler_steps, flow_velocities
 
 SPARSE_ENTRIES = {"conv3", "conv1", "groupnorm", "attn_full", "attn_swin0", "res_down", "mod_block"}
 
@@ -94,11 +95,11 @@ def latent_flow(case: Case) -> Outputs:
     x = SparseTensor(Sites(i["coords"]), i["x"])
     outputs["out"] = flow(x, i["t"], flow.context_keys(i["cond"]))
 
-    times = schedule(s["steps"], s["rescale_t"])
+    times = flow_schedule(s["steps"], s["rescale_t"])
     torch.testing.assert_close(times, case.document["schedule_t"], atol=1e-12, rtol=0)
     official = case.document.get("official_schedule_25")
     if official is not None:
-        torch.testing.assert_close(schedule(25, s["rescale_t"]), official, atol=1e-12, rtol=0)
+        torch.testing.assert_close(flow_schedule(25, s["rescale_t"]), official, atol=1e-12, rtol=0)
         guidance = Guidance(s["cfg_strength"], tuple(s["cfg_interval"]))
         guided = sum(guidance.acts_at(time) for time in official[:-1])
         assert guided == case.document["official_guided_steps_25"]

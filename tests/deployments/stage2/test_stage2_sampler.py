@@ -5,21 +5,22 @@ import torch
 from torch import Tensor
 
 from deployments.errors import GenerationError
+from deployments.layers.flow_schedule import flow_schedule
 from deployments.layers.sparse.sites import Sites
 from deployments.layers.sparse.tensor import SparseTensor
 from deployments.stage2.models.config import LatentFlowConfig
 from deployments.stage2.models.latent_flow import LatentFlow
-from deployments.stage2.sampler import Guidance, euler_steps, flow_velocities, schedule
+from deployments.stage2.sampler import Guidance, euler_steps, flow_velocities
 
 
 def test_schedule_runs_from_one_to_zero_and_dwells_at_the_start() -> None:
-    assert schedule(4, 3.0) == pytest.approx([1.0, 0.9, 0.75, 0.5, 0.0])
-    assert schedule(5, 1.0) == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2, 0.0])
+    assert flow_schedule(4, 3.0) == pytest.approx([1.0, 0.9, 0.75, 0.5, 0.0])
+    assert flow_schedule(5, 1.0) == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2, 0.0])
 
 
 def test_guidance_acts_on_19_of_the_25_official_steps() -> None:
     guidance = Guidance(5.0, (0.5, 1.0))
-    assert sum(guidance.acts_at(time) for time in schedule(25, 3.0)[:-1]) == 19
+    assert sum(guidance.acts_at(time) for time in flow_schedule(25, 3.0)[:-1]) == 19
     assert guidance.acts_at(0.5)
     assert not Guidance(0.0, (0.0, 1.0)).acts_at(0.7)
 
