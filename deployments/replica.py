@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -38,6 +38,20 @@ class Watch:
     heartbeat_s: float = 5.0
     alive_check_s: float = 3.0
     step_timeout_s: float = 600.0
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a replica has once its weights are in place, and how it describes itself.
+
+    ``reason``: why it can not work at all; there is no pipeline then.
+    """
+
+    pipeline: Any  # what a run calls
+    device: str = "cpu"  # as device_name has it
+    backends: dict[str, str] = field(default_factory=dict)  # what -> the library that does it
+    memory: Callable[[], tuple[int, int] | None] = lambda: None
+    reason: str | None = None
 
 
 class JobsLine:

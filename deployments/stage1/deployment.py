@@ -13,6 +13,7 @@ from deployments.contracts import GenerationOptions, PreparedImage
 from deployments.messages import StageItem, WorkOrder
 from deployments.replica import (
     JobsLine,
+    Loaded,
     Watch,
     Weights,
     choose_device,
@@ -36,35 +37,47 @@ class Stage1:
     """Holds the joint 2D-3D model and runs one picture at a time."""
 
     def __init__(self, weights: Weights, watch: Watch, *, compile_model: bool = False) -> None:
+        loaded = self.load(weights, compile_model)
+        context = serve.get_replica_context()
+        jobs = JobsLine(DeploymentHandle("Jobs", watch.jobs_app or context.app_name))
+        self._pipeline = loaded.pipeline
+        self._worker = StageWorker(
+            WorkerFacts(
+                stage="stage1",
+                replica=context.replica_id.unique_id,
+                device=loaded.device,
+                checkpoint=weights.checkpoint,
+                backends=loaded.backends,
+            ),
+            memory=loaded.memory,
+            step_timeout_s=watch.step_timeout_s,
+            alive_check_s=watch.alive_check_s,
+            ask_lease=jobs.lease_left,
+        )
+        self._beat = asyncio.create_task(self._worker.beat(jobs.heartbeat, watch.heartbeat_s))
+
+    @staticmethod
+    def load(weights: Weights, compile_model: bool) -> Loaded:
+        """The pipeline of these weights, on the card that Ray reserved or on the CPU."""
         from deployments.checkpoints.checkpoint import open_checkpoint
         from deployments.layers.attention import current_backend
         from deployments.stage1.pipeline import Stage1Pipeline
 
-        context = serve.get_replica_context()
         card = bool(ray.get_runtime_context().get_accelerator_ids().get("GPU"))
         device = choose_device(weights.device, card_reserved=card)
-        self._pipeline = Stage1Pipeline.from_checkpoint(
+        pipeline = Stage1Pipeline.from_checkpoint(
             open_checkpoint(weights.checkpoint),
             device=device,
             dtype=choose_dtype(weights.dtype),
             attention=weights.attention,
             compile=compile_model,
         )
-        jobs = JobsLine(DeploymentHandle("Jobs", watch.jobs_app or context.app_name))
-        self._worker = StageWorker(
-            WorkerFacts(
-                stage="stage1",
-                replica=context.replica_id.unique_id,
-                device=device_name(device),
-                checkpoint=weights.checkpoint,
-                backends={"attention": current_backend().value},
-            ),
-            memory=device_memory(device),
-            step_timeout_s=watch.step_timeout_s,
-            alive_check_s=watch.alive_check_s,
-            ask_lease=jobs.lease_left,
+        return Loaded(
+            pipeline,
+            device_name(device),
+            {"attention": current_backend().value},
+            device_memory(device),
         )
-        self._beat = asyncio.create_task(self._worker.beat(jobs.heartbeat, watch.heartbeat_s))
 
     async def run(
         self, order: WorkOrder, prepared: PreparedImage, options: GenerationOptions

@@ -14,6 +14,7 @@ from deployments.errors import BackendError
 from deployments.messages import StageItem, WorkOrder
 from deployments.replica import (
     JobsLine,
+    Loaded,
     Watch,
     Weights,
     choose_device,
@@ -47,16 +48,38 @@ class Stage2:
     def __init__(
         self, weights: Weights, watch: Watch, *, extraction: str = "native", idle: bool = False
     ) -> None:
+        loaded = self.load(weights, extraction, idle)
+        context = serve.get_replica_context()
+        jobs = JobsLine(DeploymentHandle("Jobs", watch.jobs_app or context.app_name))
+        self._pipeline = loaded.pipeline
+        self._worker = StageWorker(
+            WorkerFacts(
+                stage="stage2",
+                replica=context.replica_id.unique_id,
+                device=loaded.device,
+                checkpoint=weights.checkpoint,
+                backends=loaded.backends,
+            ),
+            reason=loaded.reason,
+            memory=loaded.memory,
+            step_timeout_s=watch.step_timeout_s,
+            alive_check_s=watch.alive_check_s,
+            ask_lease=jobs.lease_left,
+        )
+        self._beat = asyncio.create_task(self._worker.beat(jobs.heartbeat, watch.heartbeat_s))
+
+    @staticmethod
+    def load(weights: Weights, extraction: str, idle: bool) -> Loaded:
+        """The pipeline of these weights, or why there is none."""
         from deployments.checkpoints.checkpoint import open_checkpoint
         from deployments.layers.attention import current_backend
         from deployments.stage2.pipeline import Stage2Pipeline
 
-        context = serve.get_replica_context()
         card = bool(ray.get_runtime_context().get_accelerator_ids().get("GPU"))
         device = choose_device(weights.device, card_reserved=card)
-        reason = None
+        pipeline = reason = None
         try:
-            self._pipeline = Stage2Pipeline.from_checkpoint(
+            pipeline = Stage2Pipeline.from_checkpoint(
                 open_checkpoint(weights.checkpoint),
                 device=device,
                 dtype=choose_dtype(weights.dtype),
@@ -67,22 +90,13 @@ class Stage2:
             if not idle:
                 raise
             reason = str(error.detail.get("reason", error.message))
-        jobs = JobsLine(DeploymentHandle("Jobs", watch.jobs_app or context.app_name))
-        self._worker = StageWorker(
-            WorkerFacts(
-                stage="stage2",
-                replica=context.replica_id.unique_id,
-                device=device_name(device),
-                checkpoint=weights.checkpoint,
-                backends={"attention": current_backend().value, "extraction": extraction},
-            ),
-            reason=reason,
-            memory=device_memory(device),
-            step_timeout_s=watch.step_timeout_s,
-            alive_check_s=watch.alive_check_s,
-            ask_lease=jobs.lease_left,
+        return Loaded(
+            pipeline,
+            device_name(device),
+            {"attention": current_backend().value, "extraction": extraction},
+            device_memory(device),
+            reason,
         )
-        self._beat = asyncio.create_task(self._worker.beat(jobs.heartbeat, watch.heartbeat_s))
 
     async def run(
         self,
