@@ -21,6 +21,8 @@ from serve_app.jobs.protocol import JobStatus
 from serve_app.jobs.rows import QUEUED, RUNNING, end_cancelled, insert_event
 from serve_app.jobs.tables import Database, jobs
 
+EVENT_COLUMNS = (jobs.c.id, jobs.c.webhook_url, jobs.c.webhook_events)
+
 
 class FenceLost(ServiceError):  # noqa: N818 - the ordinary end of a runner that came too late
     """The job is no longer the writer's: taken over, finished by another, or gone."""
@@ -200,11 +202,11 @@ class ClaimStore:
             update(jobs)
             .where(_mine(job_id, fence))
             .values(last_seq=jobs.c.last_seq + 1, **values)
-            .returning(jobs.c.last_seq, jobs.c.cancel_requested)
+            .returning(*EVENT_COLUMNS, jobs.c.last_seq, jobs.c.cancel_requested)
         ).first()
         if row is None:
             raise _lost(job_id, fence)
-        insert_event(connection, job_id, row.last_seq, self._clock(), *event)
+        insert_event(connection, row, row.last_seq, self._clock(), *event)
         return bool(row.cancel_requested)
 
 

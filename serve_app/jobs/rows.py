@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 from sqlalchemy import Connection, Row, insert, update
 
 from deployments.contracts import Mode
 from serve_app.jobs.protocol import JobFailure, JobStatus, JobView, StageReport
-from serve_app.jobs.tables import events, jobs
+from serve_app.jobs.tables import events, jobs, webhook_deliveries
 
 QUEUED, RUNNING = JobStatus.QUEUED.value, JobStatus.RUNNING.value
 
 
 def insert_event(
-    connection: Connection, job_id: str, seq: int, time_: float, kind: str, body: dict[str, Any]
+    connection: Connection, row: Row[Any], seq: int, now: float, kind: str, body: dict[str, Any]
 ) -> None:
+    """Write a job's event and, when the job wants to tell it, its webhook delivery.
+
+    :param row: of the job, with at least id, webhook_url and webhook_events.
+    """
     connection.execute(
-        insert(events).values(job_id=job_id, seq=seq, time=time_, kind=kind, body=body)
+        insert(events).values(job_id=row.id, seq=seq, time=now, kind=kind, body=body)
     )
+    if row.webhook_url is not None and kind in (row.webhook_events or ()):
+        connection.execute(
+            insert(webhook_deliveries).values(
+                id=f"msg_{uuid.uuid4().hex}",
+                job_id=row.id,
+                event=kind,
+                url=row.webhook_url,
+                body={"job_id": row.id, "seq": seq, "time": now, "event": kind, **body},
+                next_at=now,
+                created_at=now,
+            )
+        )
 
 
 def end_cancelled(connection: Connection, row: Row[Any], now: float) -> None:
@@ -35,7 +52,7 @@ def end_cancelled(connection: Connection, row: Row[Any], now: float) -> None:
             last_seq=row.last_seq + 1,
         )
     )
-    insert_event(connection, row.id, row.last_seq + 1, now, "cancelled", {})
+    insert_event(connection, row, row.last_seq + 1, now, "cancelled", {})
 
 
 def view(row: Row[Any], position: int | None = None) -> JobView:

@@ -102,8 +102,8 @@ class JobStore:
                     created_at=now,
                 )
             )
-            insert_event(connection, request.job_id, 1, now, "queued", {"mode": mode.value})
             row = connection.execute(select(jobs).where(jobs.c.id == request.job_id)).one()
+            insert_event(connection, row, 1, now, "queued", {"mode": mode.value})
             return view(row, self._position(connection, row)), True
 
     def get(self, job_id: str) -> JobView:

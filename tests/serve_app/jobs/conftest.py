@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from clock import Clock
 from postgres import PostgresServer, available
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, text
 
 from deployments.contracts import GenerationOptions, Mode
 from serve_app.jobs.claims import ClaimStore
 from serve_app.jobs.protocol import JobRequest, JobView
 from serve_app.jobs.store import JobStore
-from serve_app.jobs.tables import Database, metadata
+from serve_app.jobs.tables import Database
 from serve_app.options import options_as_json
 
 
@@ -41,7 +41,9 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path}/data/jobs.db"
     url: str = request.getfixturevalue("postgres").url
     engine = create_engine(url)
-    metadata.drop_all(engine)
+    with engine.begin() as connection:
+        connection.execute(text("DROP SCHEMA public CASCADE"))
+        connection.execute(text("CREATE SCHEMA public"))
     engine.dispose()
     return url
 
