@@ -43,6 +43,9 @@ class Claim:
     input_path: str
     stage1_result: str | None
     seconds: dict[str, float]
+    created_at: float = 0.0
+    request_id: str = ""
+    traceparent: str = ""
 
 
 class ClaimStore:
@@ -225,6 +228,9 @@ def _claim(row: Row[Any]) -> Claim:
         input_path=row.input_path,
         stage1_result=row.stage1_result,
         seconds=row.seconds,
+        created_at=row.created_at,
+        request_id=row.request_id or "",
+        traceparent=row.traceparent or "",
     )
 
 

@@ -42,6 +42,8 @@ class JobRequest(Record):
         None, description="hash of picture and options: one Idempotency-Key, one request"
     )
     owner: str | None = Field(None, description="hash of the API key that submitted it")
+    request_id: str | None = Field(None, max_length=128, description="X-Request-ID of the request")
+    traceparent: str | None = Field(None, max_length=64, description="its W3C trace context")
 
 
 class StageReport(Record):

@@ -100,6 +100,8 @@ class JobStore:
                     files={},
                     seconds={},
                     created_at=now,
+                    request_id=request.request_id,
+                    traceparent=request.traceparent,
                 )
             )
             row = connection.execute(select(jobs).where(jobs.c.id == request.job_id)).one()

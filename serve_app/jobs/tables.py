@@ -90,6 +90,7 @@ jobs = Table(
     Column("webhook_url", Text),
     Column("webhook_events", JSON(none_as_null=True)),  # kinds of events to tell, of protocol.py
     Column("request_id", String(128)),
+    Column("traceparent", String(64)),  # W3C trace context of the request that submitted it
     UniqueConstraint("owner", "idempotency_key", name="one_job_a_key"),
     Index("jobs_by_turn", "status", "priority", "created_at"),
     Index("jobs_by_end", "finished_at"),

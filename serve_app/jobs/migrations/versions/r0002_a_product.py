@@ -24,6 +24,7 @@ def upgrade() -> None:
         sa.Column("webhook_url", sa.Text),
         sa.Column("webhook_events", sa.JSON(none_as_null=True)),
         sa.Column("request_id", sa.String(128)),
+        sa.Column("traceparent", sa.String(64)),
     )
     for column in of_jobs:
         op.add_column("jobs", column)
