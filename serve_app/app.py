@@ -42,12 +42,12 @@ def front(args: FrontArgs) -> Application:
 
 def stage1(args: Stage1Args) -> Application:
     """Five views, normals and voxels from a prepared picture."""
-    return _stage1(args, _deployment(Stage1))
+    return bind_stage1(args, _deployment(Stage1))
 
 
 def stage2(args: Stage2Args) -> Application:
     """A textured mesh from Stage 1's result."""
-    return _stage2(args, _deployment(Stage2))
+    return bind_stage2(args, _deployment(Stage2))
 
 
 def build(args: AllArgs) -> Application:
@@ -58,8 +58,8 @@ def build(args: AllArgs) -> Application:
     second_stage = _deployment(Stage2).options(ray_actor_options=place)
     return _front(
         args.part(FrontArgs),
-        stage1=_stage1(args.part(Stage1Args), first_stage),
-        stage2=_stage2(args.part(Stage2Args), second_stage) if with_stage2 else None,
+        stage1=bind_stage1(args.part(Stage1Args), first_stage),
+        stage2=bind_stage2(args.part(Stage2Args), second_stage) if with_stage2 else None,
     )
 
 
@@ -85,11 +85,13 @@ def _front(
     return _deployment(Gateway).bind(args, jobs)
 
 
-def _stage1(args: Stage1Args, deployment: Deployment) -> Application:
+def bind_stage1(args: Stage1Args, deployment: Deployment) -> Application:
+    """``Stage1``, or a deployment that takes the same arguments, with these."""
     return deployment.bind(_weights(args), _watch(args), compile_model=args.compile)
 
 
-def _stage2(args: Stage2Args, deployment: Deployment) -> Application:
+def bind_stage2(args: Stage2Args, deployment: Deployment) -> Application:
+    """``Stage2``, or a deployment that takes the same arguments, with these."""
     return deployment.bind(
         _weights(args),
         _watch(args),

@@ -48,7 +48,13 @@ class Stage2:
     def __init__(
         self, weights: Weights, watch: Watch, *, extraction: str = "native", idle: bool = False
     ) -> None:
-        loaded = self.load(weights, extraction, idle)
+        try:
+            loaded = self.load(weights, extraction)
+        except BackendError as error:
+            if not idle:
+                raise
+            reason = str(error.detail.get("reason", error.message))
+            loaded = Loaded(None, weights.device, {"extraction": extraction}, reason=reason)
         context = serve.get_replica_context()
         jobs = JobsLine(DeploymentHandle("Jobs", watch.jobs_app or context.app_name))
         self._pipeline = loaded.pipeline
@@ -69,33 +75,26 @@ class Stage2:
         self._beat = asyncio.create_task(self._worker.beat(jobs.heartbeat, watch.heartbeat_s))
 
     @staticmethod
-    def load(weights: Weights, extraction: str, idle: bool) -> Loaded:
-        """The pipeline of these weights, or why there is none."""
+    def load(weights: Weights, extraction: str) -> Loaded:
+        """The pipeline of these weights, on the card that Ray reserved or on the CPU."""
         from deployments.checkpoints.checkpoint import open_checkpoint
         from deployments.layers.attention import current_backend
         from deployments.stage2.pipeline import Stage2Pipeline
 
         card = bool(ray.get_runtime_context().get_accelerator_ids().get("GPU"))
         device = choose_device(weights.device, card_reserved=card)
-        pipeline = reason = None
-        try:
-            pipeline = Stage2Pipeline.from_checkpoint(
-                open_checkpoint(weights.checkpoint),
-                device=device,
-                dtype=choose_dtype(weights.dtype),
-                attention=weights.attention,
-                extraction=extraction,
-            )
-        except BackendError as error:
-            if not idle:
-                raise
-            reason = str(error.detail.get("reason", error.message))
+        pipeline = Stage2Pipeline.from_checkpoint(
+            open_checkpoint(weights.checkpoint),
+            device=device,
+            dtype=choose_dtype(weights.dtype),
+            attention=weights.attention,
+            extraction=extraction,
+        )
         return Loaded(
             pipeline,
             device_name(device),
             {"attention": current_backend().value, "extraction": extraction},
             device_memory(device),
-            reason,
         )
 
     async def run(

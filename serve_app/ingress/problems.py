@@ -64,6 +64,7 @@ STATUS_BY_CODE: Mapping[str, int] = {
     "stage1_unavailable": 503,
     "stage2_unavailable": 503,
     "stage1_failed": 503,
+    "stage2_failed": 503,
     "store_unavailable": 503,
     "storage_unavailable": 503,
     "shutting_down": 503,
@@ -73,7 +74,6 @@ STATUS_BY_CODE: Mapping[str, int] = {
     "matting_unavailable": 503,
     # what went wrong on the way
     "generation_failed": 500,
-    "stage2_failed": 500,
     "service_error": 500,
     "internal_error": 500,
 }

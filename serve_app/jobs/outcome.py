@@ -73,7 +73,10 @@ def final_error(stage: str, problem: StageLost | StageFailed, attempts: int) -> 
     if isinstance(problem, StageFailed):
         failure = problem.failure
         kind = getattr(errors, failure.kind, GenerationError)
-        error: SyncHumanError = kind(failure.message, code=failure.code, **failure.detail)
+        text = failure.message
+        if failure.retryable:  # then it came again in every start
+            text += f"; the job was begun {attempts} times. Send the request again later"
+        error: SyncHumanError = kind(text, code=failure.code, **failure.detail)
         return error
     message = f"{problem}; the job was begun {attempts} times. Send the request again later"
     if stage == "stage1":

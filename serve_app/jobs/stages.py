@@ -139,9 +139,9 @@ class StageCaller:
     async def _wait_out(self, item: StageItem, wait: _Wait) -> None:
         if not isinstance(item, Unavailable):
             raise StageLost(f"{self.name} spoke out of turn: {type(item).__name__}")
-        if not item.temporary:
-            raise _unavailable(self.name, item.reason)
         wait.reason = item.reason
+        if not item.temporary and not await wait.others_can():
+            raise _unavailable(self.name, item.reason)
         await asyncio.sleep(BEFORE_NEXT_TRY_S)
 
     async def _follow(
@@ -187,6 +187,10 @@ class _Wait:
         self._state = ""
         self._since = clock()
 
+    async def others_can(self) -> bool:
+        """Whether some replica reports that it can work, where this one said that it can not."""
+        return (await self._patience.state()).state == "up"
+
     async def check(self) -> None:
         """:raises StageUnavailable: when the stage has been in its state for too long."""
         state = await self._patience.state()
@@ -200,8 +204,11 @@ class _Wait:
 
 
 def _unavailable(stage: str, reason: str) -> StageUnavailable:
+    remedy = "Send the request again later"
+    if stage == "stage2":
+        remedy += ", or with graceful_fallback=true for what Stage 1 makes"
     return StageUnavailable(
-        f"{stage} can not run: {reason}", code=f"{stage}_unavailable", reason=reason
+        f"{stage} can not run: {reason}. {remedy}", code=f"{stage}_unavailable", reason=reason
     )
 
 

@@ -197,7 +197,9 @@ CAN_NOT_RUN = [
     pytest.param(IDLE, [HANG], "kaolin is missing", id="idle"),
     pytest.param(STARTING, [HANG], "stage2 is starting (waited 0 s)", id="starting too long"),
     pytest.param({}, [HANG], "all replicas of stage2 are busy (waited 0 s)", id="busy too long"),
-    pytest.param({}, [Unavailable("kaolin is missing")], "kaolin is missing", id="says no"),
+    pytest.param(
+        {}, [Unavailable("no kaolin here")], "no kaolin here (waited 0 s)", id="all say no"
+    ),
     pytest.param(
         {}, [DeploymentUnavailableError("d")], "its deployment failed or was removed", id="failed"
     ),
@@ -227,6 +229,12 @@ async def test_official_fails_with_the_reason(bench: Bench, states, script, reas
     assert view.failure.kind == "StageUnavailable"
     assert view.failure.detail["reason"] == reason
     assert len(bench.stage1.calls) == 1
+
+
+async def test_a_replica_that_can_not_does_not_stand_for_those_that_can(bench: Bench):
+    bench.live = bench.live.model_copy(update={"queue_wait_s": 5.0})
+    bench.stage2.scripts = [[Unavailable("no kaolin here")], run_of("stage2", asset())]
+    assert (await bench.run(GRACEFUL)).stage2.status == "completed"
 
 
 async def test_a_service_without_stage2(bench: Bench):
