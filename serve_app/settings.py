@@ -22,6 +22,8 @@ from deployments.contracts import Mode
 
 STAGE1_STEPS = (30, 100)
 STAGE2_STEPS = (15, 40)
+PRIORITIES = (-100, 100)
+DAY_S = 86_400.0
 
 AttentionBackend = Literal["auto", "sdpa", "xformers", "flash-attn"]
 Precision = Literal["auto", "float32", "float16", "bfloat16"]
@@ -95,6 +97,28 @@ class LiveArgs(ModeArgs):
     max_texture_size: int = Field(4096, ge=256, le=16384, description="largest texture to ask for")
     max_queued_jobs: int = Field(1000, ge=1, description="beyond it a request is answered with 429")
     max_queued_jobs_per_key: int = Field(100, ge=1, description="the same for one API key")
+    max_priority: int = Field(
+        10,
+        ge=PRIORITIES[0],
+        le=PRIORITIES[1],
+        description="highest priority that a request may ask",
+    )
+    keep_for_s: float | None = Field(
+        7 * DAY_S, gt=0, description="an ended job keeps its files so long; null: until DELETE"
+    )
+    max_keep_for_s: float | None = Field(
+        30 * DAY_S, gt=0, description="longest keep_for that a request may ask; null: any"
+    )
+    keep_input: bool = Field(
+        True, description="false: uploaded pictures go when their jobs have ended"
+    )
+    tombstone_s: Seconds = Field(
+        30 * DAY_S, description="how long a job whose files are gone is still known (410, then 404)"
+    )
+    idempotency_s: Seconds = Field(DAY_S, description="how long an Idempotency-Key finds its job")
+    exports: bool = Field(
+        True, description="store Stage 2's surface with each result, so that exports can be made"
+    )
     queue_wait_s: Seconds = Field(900, description="wait for a stage whose replicas are all busy")
     start_wait_s: Seconds = Field(180, description="wait for a stage that is starting")
     fallback_start_wait_s: Seconds = Field(
@@ -131,6 +155,7 @@ class FrontArgs(LiveArgs, CheckpointArgs):
     drain_s: Seconds = Field(
         640, description="how long a leaving Jobs replica waits for its jobs (below Serve's grace)"
     )
+    sweep_period_s: float = Field(30, gt=0, description="time between looks for expired jobs")
     matting: Matting = Field("auto", description="background removal for pictures without alpha")
     api_keys_file: str | None = Field(None, description="hashed API keys, one a line; null: open")
     cors_origins: tuple[str, ...] = Field(("*",), description="origins that browsers may call from")

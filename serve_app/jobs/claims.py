@@ -13,11 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, or_, select, update
+from sqlalchemy import Connection, Row, and_, case, or_, select, update
 
 from deployments.contracts import Mode
 from deployments.errors import ServiceError
-from serve_app.jobs.protocol import JobStatus
+from serve_app.jobs.protocol import JobKind, JobStatus
 from serve_app.jobs.rows import QUEUED, RUNNING, end_cancelled, insert_event
 from serve_app.jobs.tables import Database, jobs
 
@@ -35,13 +35,16 @@ class Claim:
     """A job in the hands of one runner."""
 
     job: str
+    kind: JobKind
     fence: int
     attempt: int
     max_attempts: int
     mode: Mode
     options: dict[str, Any]
     input_path: str
+    keep_input: bool
     stage1_result: str | None
+    stage2_result: str | None
     seconds: dict[str, float]
     created_at: float = 0.0
     request_id: str = ""
@@ -56,7 +59,10 @@ class ClaimStore:
         self._clock = clock
 
     def claim(self, runner: str, lease_s: float) -> Claim | None:
-        """Take the oldest job that waits, or whose runner has let its lease run out."""
+        """Take a job that waits, or whose runner has let its lease run out.
+
+        The one with the highest priority, among equals the oldest.
+        """
         while True:
             now = self._clock()
             with self._database.writing() as connection:
@@ -68,7 +74,7 @@ class ClaimStore:
                             and_(jobs.c.status == RUNNING, jobs.c.lease_until < now),
                         )
                     )
-                    .order_by(jobs.c.created_at, jobs.c.id)
+                    .order_by(jobs.c.priority.desc(), jobs.c.created_at, jobs.c.id)
                     .limit(1)
                     .with_for_update(skip_locked=True)
                 ).first()
@@ -171,8 +177,20 @@ class ClaimStore:
         event: tuple[str, dict[str, Any]],
         **values: Any,
     ) -> None:
-        """End a job: its last event and everything its view shows, in one."""
-        ends = {"status": status.value, "finished_at": self._clock(), "lease_until": 0.0}
+        """End a job: its last event and everything its view shows, in one.
+
+        A job that succeeded although somebody had it removed meanwhile expires at once.
+        """
+        now = self._clock()
+        expires = now + jobs.c.keep_for
+        if status is JobStatus.SUCCEEDED:
+            expires = case((jobs.c.cancel_requested, now), else_=expires)
+        ends = {
+            "status": status.value,
+            "finished_at": now,
+            "expires_at": expires,
+            "lease_until": 0.0,
+        }
         with self._database.writing() as connection:
             self._append(connection, job_id, fence, event, **ends, **values)
 
@@ -220,13 +238,16 @@ def _mine(job_id: str, fence: int) -> Any:
 def _claim(row: Row[Any]) -> Claim:
     return Claim(
         job=row.id,
+        kind=JobKind(row.kind),
         fence=row.fence,
         attempt=row.attempt,
         max_attempts=row.max_attempts,
         mode=Mode(row.mode),
         options=row.options,
         input_path=row.input_path,
+        keep_input=row.keep_input,
         stage1_result=row.stage1_result,
+        stage2_result=row.stage2_result,
         seconds=row.seconds,
         created_at=row.created_at,
         request_id=row.request_id or "",

@@ -9,7 +9,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.messages import Heartbeat
 from serve_app.jobs.monitor import serve_status
-from serve_app.jobs.protocol import JobEvent, JobRequest, JobView, ServiceState
+from serve_app.jobs.protocol import JobEvent, JobPage, JobQuery, JobRequest, JobView, ServiceState
 from serve_app.jobs.runner import Stages
 from serve_app.jobs.service import JobRoom
 from serve_app.jobs.stages import StageCaller, through_handle
@@ -99,16 +99,22 @@ class Jobs:
     async def submit(self, request: JobRequest) -> JobView:
         return await self._room.submit(request)
 
-    async def get(self, job_id: str) -> JobView:
-        return await self._room.get(job_id)
+    async def get(self, job_id: str, owner: str | None) -> JobView:
+        return await self._room.get(job_id, owner)
+
+    async def page(self, query: JobQuery) -> JobPage:
+        return await self._room.page(query)
 
     async def events_after(
         self, job_id: str, after: int, wait_s: float
     ) -> tuple[list[JobEvent], bool]:
         return await self._room.events_after(job_id, after, wait_s)
 
-    async def cancel(self, job_id: str) -> JobView:
-        return await self._room.cancel(job_id)
+    async def cancel(self, job_id: str, owner: str | None) -> JobView:
+        return await self._room.cancel(job_id, owner)
+
+    async def remove(self, job_id: str, owner: str | None) -> JobView:
+        return await self._room.remove(job_id, owner)
 
     async def state(self) -> ServiceState:
         return await self._room.state()

@@ -27,21 +27,47 @@ class JobStatus(str, Enum):
         return self in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
 
 
+class JobKind(str, Enum):
+    GENERATE = "generate"  # a picture through the stages
+    EXPORT = "export"  # other files from the stored results of a job
+
+
+# What a webhook may be told, and what it is told unless the request chooses. Steps are left out:
+# a job has a hundred of them.
+WEBHOOK_EVENTS = ("queued", "started", "stage", "retry", "result", "failed", "cancelled")
+WEBHOOK_DEFAULT = ("result", "failed", "cancelled")
+
+
 class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class JobTerms(Record):
+    """How a job is handled. What it makes is in its options."""
+
+    priority: int = Field(0, description="higher comes first")
+    keep_for: float | None = Field(None, description="seconds from its end to its expiry")
+    keep_input: bool = Field(True, description="False: the picture goes when the job has ended")
+    webhook_url: str | None = None
+    webhook_events: tuple[str, ...] = WEBHOOK_DEFAULT
 
 
 class JobRequest(Record):
     """An accepted request. Its picture is in storage before this is submitted."""
 
     job_id: str
-    input_path: str = Field(description="storage path of the picture's bytes, below the job")
+    kind: JobKind = JobKind.GENERATE
+    parent_id: str | None = Field(None, description="of an export: the job it is made from")
+    input_path: str = Field(
+        "", description="storage path of the picture's bytes, below the job; empty for an export"
+    )
     options: dict[str, Any] = Field(description="GenerationOptions as JSON")
     idempotency_key: str | None = None
     digest: str | None = Field(
         None, description="hash of picture and options: one Idempotency-Key, one request"
     )
     owner: str | None = Field(None, description="hash of the API key that submitted it")
+    terms: JobTerms = JobTerms()
     request_id: str | None = Field(None, max_length=128, description="X-Request-ID of the request")
     traceparent: str | None = Field(None, max_length=64, description="its W3C trace context")
 
@@ -68,9 +94,13 @@ class JobView(Record):
     """A job as its owner sees it."""
 
     id: str
+    owner: str = Field("", description="hash of the API key that submitted it, empty without keys")
+    kind: JobKind = JobKind.GENERATE
+    parent_id: str | None = None
     status: JobStatus
     mode: Mode
     options: dict[str, Any]
+    priority: int = 0
     stage: str | None = None
     step: int = 0
     steps: int = 0
@@ -80,6 +110,8 @@ class JobView(Record):
     created_at: float
     started_at: float | None = None
     finished_at: float | None = None
+    expires_at: float | None = Field(None, description="from then on it is gone; None: never")
+    request_id: str | None = None
     warnings: tuple[str, ...] = ()
     stage1: StageReport | None = None
     stage2: StageReport | None = None
@@ -87,6 +119,24 @@ class JobView(Record):
         default_factory=dict, description="name inside the ZIP -> storage path"
     )
     failure: JobFailure | None = None
+
+
+class JobQuery(Record):
+    """Which jobs to list, newest first."""
+
+    owner: str | None = Field(None, description="only jobs of this API key; None: of everybody")
+    statuses: tuple[JobStatus, ...] = Field((), description="empty: all")
+    created_after: float | None = None
+    created_before: float | None = None
+    cursor: str | None = Field(None, description="JobPage.next of the page before")
+    limit: int = 20
+
+
+class JobPage(Record):
+    """One page of a list. ``next`` is None on the last."""
+
+    jobs: tuple[JobView, ...]
+    next: str | None = None
 
 
 class JobEvent(Record):
@@ -139,16 +189,29 @@ class ServiceState(Record):
 
 
 class JobService(Protocol):
-    """The jobs room as the ingress sees it. Failures are of the error tree."""
+    """The jobs room as the ingress sees it. Failures are of the error tree.
+
+    Where an ``owner`` is given, jobs of others are ``not_found``. What has expired is
+    ``job_expired``, to its owner.
+    """
 
     async def submit(self, request: JobRequest) -> JobView: ...
 
-    async def get(self, job_id: str) -> JobView: ...
+    async def get(self, job_id: str, owner: str | None = None) -> JobView: ...
+
+    async def page(self, query: JobQuery) -> JobPage: ...
 
     def events(self, job_id: str, after: int = 0) -> AsyncIterator[JobEvent]:
         """Events with ``seq > after``, past and future; ends after the job's final event."""
         ...
 
-    async def cancel(self, job_id: str) -> JobView: ...
+    async def cancel(self, job_id: str, owner: str | None = None) -> JobView: ...
+
+    async def remove(self, job_id: str, owner: str | None = None) -> JobView:
+        """Cancel a job that has not ended; its files go when it has, and so does its result.
+
+        :returns: the job before its removal: final when everything is gone already.
+        """
+        ...
 
     async def state(self) -> ServiceState: ...

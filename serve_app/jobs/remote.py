@@ -16,7 +16,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 
 from deployments.errors import ServiceError, SyncHumanError
-from serve_app.jobs.protocol import JobEvent, JobRequest, JobView, ServiceState
+from serve_app.jobs.protocol import JobEvent, JobPage, JobQuery, JobRequest, JobView, ServiceState
 
 ANSWER_WITHIN_S = 15.0  # a killed Jobs replica has a successor after about 4 s
 EVENTS_WAIT_S = 10.0
@@ -32,9 +32,13 @@ class RemoteJobs:
         view: JobView = await self._call("submit", request)
         return view
 
-    async def get(self, job_id: str) -> JobView:
-        view: JobView = await self._call("get", job_id)
+    async def get(self, job_id: str, owner: str | None = None) -> JobView:
+        view: JobView = await self._call("get", job_id, owner)
         return view
+
+    async def page(self, query: JobQuery) -> JobPage:
+        page: JobPage = await self._call("page", query)
+        return page
 
     async def events(self, job_id: str, after: int = 0) -> AsyncIterator[JobEvent]:
         """By long polls and not by one stream, so that a restart of the room cuts nothing."""
@@ -47,13 +51,19 @@ class RemoteJobs:
                 after = event.seq
                 yield event
 
-    async def cancel(self, job_id: str) -> JobView:
-        """Goes through even when the request that asks for it is being cancelled.
+    async def cancel(self, job_id: str, owner: str | None = None) -> JobView:
+        return await self._in_any_case("cancel", job_id, owner)
+
+    async def remove(self, job_id: str, owner: str | None = None) -> JobView:
+        return await self._in_any_case("remove", job_id, owner)
+
+    async def _in_any_case(self, method: str, *args: Any) -> JobView:
+        """A call that goes through even when the request that asks for it is being cancelled.
 
         Serve cancels the calls that a cancelled request has made, and the usual reason for this
         one is a client that just left: so it is made in a context that belongs to no request.
         """
-        calling = contextvars.Context().run(asyncio.ensure_future, self._call("cancel", job_id))
+        calling = contextvars.Context().run(asyncio.ensure_future, self._call(method, *args))
         view: JobView = await asyncio.shield(calling)
         return view
 

@@ -8,10 +8,34 @@ from typing import Any
 from sqlalchemy import Connection, Row, insert, update
 
 from deployments.contracts import Mode
-from serve_app.jobs.protocol import JobFailure, JobStatus, JobView, StageReport
+from deployments.errors import ServiceError
+from serve_app.jobs.protocol import JobFailure, JobKind, JobStatus, JobView, StageReport
 from serve_app.jobs.tables import events, jobs, webhook_deliveries
 
 QUEUED, RUNNING = JobStatus.QUEUED.value, JobStatus.RUNNING.value
+FINAL = tuple(status.value for status in JobStatus if status.final)
+
+
+def has_expired(row: Row[Any], now: float) -> bool:
+    """Whether the job is gone for its owner, be its files swept already or not."""
+    return row.expires_at is not None and bool(row.expires_at <= now)
+
+
+def unknown(job_id: str) -> ServiceError:
+    """Said of what is not there, and of what belongs to somebody else."""
+    return ServiceError(f"there is no job {job_id!r}", code="not_found")
+
+
+def expired(row: Row[Any]) -> ServiceError:
+    """Said to the owner of a job that is gone."""
+    return ServiceError(
+        f"job {row.id} and its files were removed, by DELETE or because their time was over. "
+        "Send the picture again; keep_for asks for more time",
+        code="job_expired",
+        ended_as=row.status,
+        finished_at=row.finished_at,
+        expired_at=row.expires_at,
+    )
 
 
 def insert_event(
@@ -49,6 +73,7 @@ def end_cancelled(connection: Connection, row: Row[Any], now: float) -> None:
             fence=row.fence + 1,
             lease_until=0.0,
             finished_at=now,
+            expires_at=None if row.keep_for is None else now + row.keep_for,
             last_seq=row.last_seq + 1,
         )
     )
@@ -58,9 +83,13 @@ def end_cancelled(connection: Connection, row: Row[Any], now: float) -> None:
 def view(row: Row[Any], position: int | None = None) -> JobView:
     return JobView(
         id=row.id,
+        owner=row.owner,
+        kind=JobKind(row.kind),
+        parent_id=row.parent_id,
         status=JobStatus(row.status),
         mode=Mode(row.mode),
         options=row.options,
+        priority=row.priority,
         stage=row.stage,
         step=row.step,
         steps=row.steps,
@@ -70,6 +99,8 @@ def view(row: Row[Any], position: int | None = None) -> JobView:
         created_at=row.created_at,
         started_at=row.started_at,
         finished_at=row.finished_at,
+        expires_at=row.expires_at,
+        request_id=row.request_id,
         warnings=tuple(row.warnings),
         stage1=None if row.stage1 is None else StageReport.model_validate(row.stage1),
         stage2=None if row.stage2 is None else StageReport.model_validate(row.stage2),

@@ -15,9 +15,12 @@ from collections.abc import AsyncIterator, Mapping
 from deployments.errors import ServiceError
 from deployments.messages import Heartbeat
 from serve_app.jobs.claims import Claim, ClaimStore
+from serve_app.jobs.listing import list_jobs
 from serve_app.jobs.monitor import Look, StatusMonitor
 from serve_app.jobs.protocol import (
     JobEvent,
+    JobPage,
+    JobQuery,
     JobRequest,
     JobStatus,
     JobView,
@@ -27,6 +30,7 @@ from serve_app.jobs.protocol import (
 from serve_app.jobs.registry import Registry
 from serve_app.jobs.runner import JobRun, RunnerRoom, Stages
 from serve_app.jobs.store import JobStore
+from serve_app.jobs.sweeper import Sweeper
 from serve_app.jobs.tables import Database
 from serve_app.jobs.watchers import Watchers
 from serve_app.settings import FrontArgs, LiveArgs
@@ -64,6 +68,7 @@ class JobRoom:
         )
         self._name = name
         self._args = args
+        self._database = database
         self._store = JobStore(database)
         self._claims = ClaimStore(database)
         self._registry = Registry(database, stale_s=args.heartbeat_stale_s)
@@ -79,10 +84,12 @@ class JobRoom:
             lease_s=args.lease_s,
             changed=self._watchers.wake,
         )
+        self._sweeper = Sweeper(database, storage, tombstone_s=lambda: self.live.tombstone_s)
         self._runs: dict[str, JobRun] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._cancelling: set[str] = set()
         self._work = asyncio.Event()
+        self._ended = asyncio.Event()
         self._draining = False
         self._states: tuple[float, dict[str, StageState]] = (0.0, {})
         self._medians: tuple[float, dict[str, float]] = (0.0, {})
@@ -92,7 +99,12 @@ class JobRoom:
 
     def start(self) -> None:
         """Begin to look for jobs; needs a running event loop."""
-        loops = (self._claim_for_ever, self._renew_for_ever, self._monitor.watch)
+        loops = (
+            self._claim_for_ever,
+            self._renew_for_ever,
+            self._sweep_for_ever,
+            self._monitor.watch,
+        )
         self._loops = [asyncio.create_task(loop()) for loop in loops]
 
     def check(self) -> None:
@@ -127,6 +139,7 @@ class JobRoom:
                 max_attempts=self.live.max_attempts,
                 max_queued=self.live.max_queued_jobs,
                 max_queued_of_owner=self.live.max_queued_jobs_per_key,
+                key_kept_s=self.live.idempotency_s,
             )
         except ServiceError as error:
             if error.code == "queue_full":
@@ -135,8 +148,11 @@ class JobRoom:
         self._work.set()
         return view
 
-    async def get(self, job_id: str) -> JobView:
-        return await asyncio.to_thread(self._store.get, job_id)
+    async def get(self, job_id: str, owner: str | None = None) -> JobView:
+        return await asyncio.to_thread(self._store.get, job_id, owner)
+
+    async def page(self, query: JobQuery) -> JobPage:
+        return await asyncio.to_thread(list_jobs, self._database, query, time.time())
 
     async def events_after(
         self, job_id: str, after: int, wait_s: float
@@ -159,14 +175,25 @@ class JobRoom:
                 after = event.seq
                 yield event
 
-    async def cancel(self, job_id: str) -> JobView:
-        view = await asyncio.to_thread(self._store.cancel, job_id)
-        task = self._tasks.get(job_id)
-        if view.status is JobStatus.RUNNING and task is not None:
-            self._cancelling.add(job_id)
-            task.cancel()
-        self._watchers.wake(job_id)
+    async def cancel(self, job_id: str, owner: str | None = None) -> JobView:
+        view = await asyncio.to_thread(self._store.cancel, job_id, owner)
+        self._stop(view)
         return view
+
+    async def remove(self, job_id: str, owner: str | None = None) -> JobView:
+        view = await asyncio.to_thread(self._store.remove, job_id, owner)
+        self._stop(view)
+        if view.status.final:
+            await asyncio.to_thread(self._sweeper.sweep, job_id)
+        return view
+
+    def _stop(self, view: JobView) -> None:
+        """Stop the run of a job that was cancelled, where it is here, and tell who watches it."""
+        task = self._tasks.get(view.id)
+        if view.status is JobStatus.RUNNING and task is not None:
+            self._cancelling.add(view.id)
+            task.cancel()
+        self._watchers.wake(view.id)
 
     async def state(self) -> ServiceState:
         states = await self._all_states()
@@ -225,6 +252,7 @@ class JobRoom:
             self._tasks.pop(job, None)
             self._cancelling.discard(job)
             self._work.set()
+            self._ended.set()
 
     async def _renew_for_ever(self) -> None:
         """Keep the leases of running jobs; stop those that are lost or to be cancelled."""
@@ -245,6 +273,18 @@ class JobRoom:
                 if held.get(job, True):  # lost, or its cancellation was asked for elsewhere
                     self._cancelling.add(job)
                     task.cancel()
+
+    async def _sweep_for_ever(self) -> None:
+        """Take away what has expired, and what a job leaves that just ended."""
+        while not self._draining:  # a wait that ends in this moment swallows a cancellation
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._ended.wait(), self._args.sweep_period_s)
+            self._ended.clear()
+            try:
+                await asyncio.to_thread(self._sweeper.sweep)
+            except ServiceError as error:
+                log.error("%s: nothing swept: %s", self._name, error)
+                await asyncio.sleep(STORE_AWAY_PAUSE_S)
 
     # What is known about the stages
 

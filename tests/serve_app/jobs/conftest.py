@@ -73,7 +73,12 @@ def submit(store: JobStore, clock: Clock) -> Submit:
     """Submit a job a second after the one before."""
 
     def submit_one(
-        job_id: str, *, mode: Mode = Mode.OFFICIAL, max_attempts: int = 3, **request: object
+        job_id: str,
+        *,
+        mode: Mode = Mode.OFFICIAL,
+        max_attempts: int = 3,
+        key_kept_s: float = 1000.0,
+        **request: object,
     ) -> JobView:
         clock.now += 1
         values: dict[str, object] = {
@@ -87,6 +92,7 @@ def submit(store: JobStore, clock: Clock) -> Submit:
             max_attempts=max_attempts,
             max_queued=100,
             max_queued_of_owner=2,
+            key_kept_s=key_kept_s,
         )
         return view
 

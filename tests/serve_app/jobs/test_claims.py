@@ -18,6 +18,18 @@ def test_the_oldest_job_is_claimed_first(claims, submit):
     assert claims.claim("r", 10) is None
 
 
+def test_priority_comes_before_age(claims, submit, clock):
+    submit("old")
+    submit("urgent", terms={"priority": 5})
+    submit("later", terms={"priority": -1})
+    submit("also", terms={"priority": 5})
+    first = claims.claim("dead", 10)
+    assert first.job == "urgent"
+    clock.now += 11
+    order = [claims.claim("r", 10).job for _ in range(4)]
+    assert order == ["urgent", "also", "old", "later"], "a job that comes back keeps its place"
+
+
 def test_an_expired_lease_frees_the_job_for_another_fence(claims, clock, submit):
     submit("a")
     first = claims.claim("dead", 10)

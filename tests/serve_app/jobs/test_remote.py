@@ -61,8 +61,8 @@ def task_error(cause: Exception) -> Any:
 
 async def test_calls_go_through():
     handle = Handle(VIEW)
-    assert await RemoteJobs(handle).get("a") == VIEW
-    assert handle.calls == [("get", ("a",))]
+    assert await RemoteJobs(handle).get("a", "owner") == VIEW
+    assert handle.calls == [("get", ("a", "owner"))]
 
 
 async def test_errors_of_the_room_come_back_as_what_they_were():

@@ -45,6 +45,25 @@ def test_the_same_key_with_another_picture_is_a_conflict(submit):
     assert caught.value.detail["job_id"] == "a"
 
 
+def test_a_key_finds_its_job_for_a_time(store, submit, clock):
+    submit("a", idempotency_key="k", digest="d")
+    clock.now += 98
+    assert submit("b", idempotency_key="k", digest="d", key_kept_s=100).id == "a"
+    clock.now += 2
+    assert submit("c", idempotency_key="k", digest="another", key_kept_s=100).id == "c"
+    assert submit("d", idempotency_key="k", digest="another", key_kept_s=100).id == "c"
+    assert store.get("a").status is JobStatus.QUEUED
+
+
+def test_the_key_of_a_removed_job_says_so(store, submit):
+    submit("a", idempotency_key="k", digest="d")
+    store.cancel("a")
+    store.remove("a")
+    with pytest.raises(ServiceError) as caught:
+        submit("b", idempotency_key="k", digest="d")
+    assert caught.value.code == "job_expired"
+
+
 def test_two_owners_may_use_one_key(submit):
     submit("a", idempotency_key="k", owner="o")
     assert submit("b", idempotency_key="k", owner="p").id == "b"
@@ -84,6 +103,78 @@ def test_a_queued_job_is_cancelled_at_once(store, submit):
     events, over = store.events("a", 1)
     assert [event.kind for event in events] == ["cancelled"]
     assert over
+
+
+def test_others_do_not_see_a_job(store, submit):
+    submit("a", owner="o")
+    for call in (store.get, store.cancel, store.remove):
+        with pytest.raises(ServiceError) as caught:
+            call("a", "p")
+        assert caught.value.code == "not_found"
+    assert store.get("a", "o").owner == "o"
+    assert store.get("a").status is JobStatus.QUEUED, "it was neither cancelled nor removed"
+
+
+def test_places_in_line_follow_priority(store, submit):
+    submit("a")
+    submit("b", terms={"priority": 5})
+    submit("c", terms={"priority": -1})
+    submit("d", terms={"priority": 5})
+    assert {job: store.get(job).queue_position for job in "abcd"} == {
+        "b": 1,
+        "d": 2,
+        "a": 3,
+        "c": 4,
+    }
+
+
+def test_an_ended_job_expires(store, claims, submit, clock):
+    submit("a", terms={"keep_for": 60})
+    claim = claims.claim("r", 10)
+    claims.finish("a", claim.fence, JobStatus.SUCCEEDED, ("result", {}))
+    assert store.get("a").expires_at == clock.now + 60
+    clock.now += 59
+    assert store.get("a").status is JobStatus.SUCCEEDED
+    clock.now += 1
+    for call in (store.get, store.cancel, store.remove):
+        with pytest.raises(ServiceError) as caught:
+            call("a")
+        assert caught.value.code == "job_expired"
+        assert caught.value.detail["ended_as"] == "succeeded"
+
+
+def test_a_job_kept_without_a_limit_stays(store, claims, submit, clock):
+    submit("a", terms={"keep_for": None})
+    claim = claims.claim("r", 10)
+    claims.finish("a", claim.fence, JobStatus.SUCCEEDED, ("result", {}))
+    clock.now += 1e9
+    assert store.get("a").expires_at is None
+
+
+def test_removing_an_ended_job_is_its_expiry(store, claims, submit):
+    submit("a")
+    claim = claims.claim("r", 10)
+    claims.finish("a", claim.fence, JobStatus.SUCCEEDED, ("result", {}))
+    assert store.remove("a").status is JobStatus.SUCCEEDED
+    with pytest.raises(ServiceError) as caught:
+        store.get("a")
+    assert caught.value.code == "job_expired"
+
+
+def test_a_running_job_that_is_removed_leaves_no_result(store, claims, submit):
+    submit("a")
+    claim = claims.claim("r", 10)
+    assert store.remove("a").status is JobStatus.RUNNING
+    claims.finish("a", claim.fence, JobStatus.SUCCEEDED, ("result", {}))
+    with pytest.raises(ServiceError) as caught:
+        store.get("a")
+    assert caught.value.code == "job_expired"
+
+
+def test_a_queued_job_that_is_removed_is_seen_as_cancelled(store, submit):
+    submit("a")
+    assert store.remove("a").status is JobStatus.CANCELLED
+    assert store.get("a").status is JobStatus.CANCELLED
 
 
 def test_a_running_job_is_only_asked_to_stop(store: JobStore, claims: ClaimStore, submit):
