@@ -25,6 +25,9 @@ class WorkOrder:
     job: str
     fence: int
     lease_s: float = 30.0  # how long to go on when the jobs room does not answer
+    attempt: int = 1
+    request_id: str = ""  # of the HTTP request behind the job, for logs
+    traceparent: str = ""  # W3C trace context that the run belongs to
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     import torch
 
 ContractT = TypeVar("ContractT", PreparedImage, MultiviewResult)
+
+STATM = Path("/proc/self/statm")  # Linux: sizes of this process in pages
 
 
 @dataclass(frozen=True)
@@ -107,16 +110,22 @@ def choose_dtype(wish: str) -> torch.dtype | None:
 
 
 def device_memory(device: str) -> Callable[[], tuple[int, int] | None]:
-    """A function that tells bytes total and reserved by this process on a CUDA device.
+    """A function that tells bytes total and used by this process on its device.
 
-    It reads the allocator's books, never the card: a hung card must not hang the heartbeat.
+    On a card it reads the allocator's books, never the card: a hung card must not hang the
+    heartbeat. On the CPU it is the process's resident memory, where the system tells it.
     """
     import torch
 
     if not device.startswith("cuda"):
-        return lambda: None
+        return _process_memory if STATM.exists() else lambda: None
     total = torch.cuda.get_device_properties(device).total_memory
     return lambda: (total, torch.cuda.memory_reserved(device))
+
+
+def _process_memory() -> tuple[int, int]:
+    page = os.sysconf("SC_PAGE_SIZE")
+    return os.sysconf("SC_PHYS_PAGES") * page, int(STATM.read_text().split()[1]) * page
 
 
 def device_name(device: str) -> str:

@@ -35,6 +35,7 @@ from deployments.messages import (
     Unavailable,
     WorkOrder,
 )
+from deployments.stage_report import NoSink, RunEnd, StageSink, log_fields, log_run_end
 
 Work = Callable[[ProgressCallback, CancelCheck], Any]
 SendHeartbeat = Callable[[Heartbeat], Awaitable[None]]
@@ -65,6 +66,7 @@ class StageWorker:
         is then answered with ``Unavailable`` at once.
     :param memory: bytes total and in use on the device, asked for every heartbeat.
     :param step_timeout_s: seconds without progress after which ``check_health`` raises.
+    :param sink: who is told what this replica does.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class StageWorker:
         step_timeout_s: float = 600.0,
         alive_check_s: float = 3.0,
         ask_lease: AskLease | None = None,
+        sink: StageSink | None = None,
     ) -> None:
         self.facts = facts
         self.reason = reason
@@ -85,6 +88,8 @@ class StageWorker:
         self._step_timeout_s = step_timeout_s
         self._alive_check_s = alive_check_s
         self._ask_lease = ask_lease
+        self._sink = sink or NoSink()
+        self._news = asyncio.Event()  # something that the next heartbeat should not wait to tell
         self._slots = asyncio.Semaphore(slots)
         self._threads = ThreadPoolExecutor(slots, thread_name_prefix=facts.stage)
         self._last_sign: dict[str, float] = {}  # by run: when it last made progress
@@ -117,6 +122,8 @@ class StageWorker:
 
     def heartbeat(self) -> Heartbeat:
         total, used = self._memory() or (None, None)
+        if total is not None and used is not None:
+            self._sink.memory(self.facts.stage, total, used)
         return Heartbeat(
             stage=self.facts.stage,
             replica=self.facts.replica,
@@ -132,13 +139,18 @@ class StageWorker:
         )
 
     async def beat(self, send: SendHeartbeat, period_s: float) -> None:
-        """Send a heartbeat for ever. A jobs room that is away is no reason to stop."""
+        """Send a heartbeat for ever, and one at once when the process broke.
+
+        A jobs room that is away is no reason to stop.
+        """
         while True:
+            self._news.clear()
             try:
                 await asyncio.wait_for(send(self.heartbeat()), timeout=period_s)
             except Exception as error:
                 self._log.debug("%s: heartbeat not delivered: %s", self.facts.replica, error)
-            await asyncio.sleep(period_s)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._news.wait(), timeout=period_s)
 
     async def _items(self, order: WorkOrder, work: Work) -> AsyncGenerator[StageItem, None]:
         if problem := self._problem():
@@ -165,14 +177,16 @@ class StageWorker:
         items: asyncio.Queue[StageItem | None] = asyncio.Queue()
         stop = threading.Event()
         run = f"{order.job}/{order.fence}"
-        began = self._last_sign[run] = time.monotonic()
+        began, wall = time.monotonic(), time.time()
+        self._last_sign[run] = began
         reached = 0
 
         def progress(value: Progress) -> None:
             nonlocal reached
             now = time.monotonic()
             if value.step > reached:  # parts before and after the sampling say no new step
-                self._step_seconds = now - self._last_sign.get(run, now)
+                self._step_seconds = seconds = now - self._last_sign.get(run, now)
+                loop.call_soon_threadsafe(self._sink.stepped, self.facts.stage, seconds)
             reached = value.step
             self._last_sign[run] = now
             loop.call_soon_threadsafe(items.put_nowait, Step(value))
@@ -193,6 +207,7 @@ class StageWorker:
             if not thread.cancelled():
                 self._note_damage(thread.exception())
             self._last_sign.pop(run, None)
+            self._tell_end(thread, order, wall, time.monotonic() - began, reached)
 
     def _outcome(
         self, thread: asyncio.Future[Any], order: WorkOrder, seconds: float
@@ -201,7 +216,7 @@ class StageWorker:
         if error is None:
             return Finished(thread.result(), seconds, self.facts.checkpoint, self.facts.backends)
         self._note_damage(error)
-        where = {"job_id": order.job, "stage": self.facts.stage}
+        where = log_fields(job_id=order.job, stage=self.facts.stage, request_id=order.request_id)
         if isinstance(error, Cancelled):
             return Failed(error.code, error.message, retryable=False)
         if isinstance(error, SyncHumanError):
@@ -213,6 +228,29 @@ class StageWorker:
         message = f"{self.facts.stage} failed with {type(error).__name__}: {error}"
         return Failed(f"{self.facts.stage}_failed", message[:2000], retryable=True)
 
+    def _tell_end(
+        self,
+        thread: asyncio.Future[Any],
+        order: WorkOrder,
+        wall: float,
+        seconds: float,
+        steps: int,
+    ) -> None:
+        error = None if thread.cancelled() else thread.exception()
+        outcome, code = "completed", None
+        if thread.cancelled() or isinstance(error, Cancelled):
+            outcome = "cancelled"
+        elif error is not None:
+            outcome = "failed"
+            code = error.code if isinstance(error, SyncHumanError) else f"{self.facts.stage}_failed"
+        run = RunEnd(
+            order, self.facts.stage, self.facts.device, outcome, wall, seconds, steps, code
+        )
+        self._log.info(
+            "%s %s after %.2f s", run.stage, run.outcome, run.seconds, extra=log_run_end(run)
+        )
+        self._sink.ended(run)
+
     def _note_damage(self, error: BaseException | None) -> None:
         """Out of memory and device errors leave a process that fails again: ask for a new one."""
         if error is None or isinstance(error, SyncHumanError):
@@ -223,24 +261,31 @@ class StageWorker:
             self.broken = (
                 f"{self.facts.stage} restarts after {type(error).__name__}: {first_line}"
             ).rstrip(": ")
+            self._news.set()
 
     async def _stop_when_orphaned(self, order: WorkOrder, stop: threading.Event) -> None:
-        """Set ``stop`` when the job is no longer this run's: taken over, cancelled or forgotten."""
+        """Set ``stop`` when the job is no longer this run's: taken over, cancelled or forgotten.
+
+        Also shortly before its lease is over, because then another runner may begin the job.
+        """
         if self._ask_lease is None:
             return
+        period = self._alive_check_s
+        margin = min(period, order.lease_s / 4)
         ends = time.monotonic() + order.lease_s
         while not stop.is_set():
-            await asyncio.sleep(self._alive_check_s)
-            try:
-                left = await asyncio.wait_for(self._ask_lease(order), timeout=self._alive_check_s)
-            except Exception:  # nobody there: go on until the lease that was last seen is over
-                left = ends - time.monotonic()
-            if left <= 0:
+            now = time.monotonic()
+            await asyncio.sleep(min(period, max(ends - margin - now, 0.0)))
+            asked = time.monotonic()
+            patience = max(min(period, ends - margin - asked), margin / 2)
+            with contextlib.suppress(Exception):  # nobody there: the lease last seen counts
+                ends = asked + await asyncio.wait_for(self._ask_lease(order), patience)
+            if ends - time.monotonic() <= margin:
                 self._log.warning(
                     "%s: job %s is no longer mine (fence %s), stopping",
                     self.facts.replica,
                     order.job,
                     order.fence,
+                    extra=log_fields(job_id=order.job, request_id=order.request_id),
                 )
                 stop.set()
-            ends = time.monotonic() + left

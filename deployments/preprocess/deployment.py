@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator
 
 from ray import serve
 
 from deployments.messages import StageItem, WorkOrder
+from deployments.stage_report import NoSink, OpenSink
 from deployments.stage_worker import StageWorker, WorkerFacts
 
 PICTURES_AT_ONCE = 2
@@ -29,8 +31,15 @@ class Preprocess:
     """
 
     def __init__(
-        self, checkpoint: str, *, matting: str, max_megapixels: float, min_side: int
+        self,
+        checkpoint: str,
+        *,
+        matting: str,
+        max_megapixels: float,
+        min_side: int,
+        open_sink: OpenSink = NoSink,
     ) -> None:
+        began, sink = time.monotonic(), open_sink()
         from deployments.checkpoints.checkpoint import open_checkpoint
         from deployments.preprocess.pipeline import PreprocessPipeline
 
@@ -45,7 +54,8 @@ class Preprocess:
             replica=serve.get_replica_context().replica_id.unique_id,
             checkpoint=checkpoint,
         )
-        self._worker = StageWorker(facts, slots=PICTURES_AT_ONCE)
+        self._worker = StageWorker(facts, slots=PICTURES_AT_ONCE, sink=sink)
+        sink.constructed("preprocess", time.monotonic() - began)
 
     async def run(self, order: WorkOrder, data: bytes) -> AsyncGenerator[StageItem, None]:
         """One run as the items of deployments/messages.py; its value is a PreparedImage."""

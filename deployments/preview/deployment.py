@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator
 
 from ray import serve
@@ -9,6 +10,7 @@ from ray import serve
 from deployments.contracts import GenerationOptions, MultiviewResult
 from deployments.messages import StageItem, WorkOrder
 from deployments.replica import own_arrays
+from deployments.stage_report import NoSink, OpenSink
 from deployments.stage_worker import StageWorker, WorkerFacts
 
 
@@ -27,14 +29,16 @@ class Preview:
     must not hold one of Stage 1's, and its seconds of geometry must not run inside the jobs room.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, open_sink: OpenSink = NoSink) -> None:
+        began, sink = time.monotonic(), open_sink()
         from deployments.preview.pipeline import PreviewPipeline
 
         self._pipeline = PreviewPipeline()
         facts = WorkerFacts(
             stage="preview", replica=serve.get_replica_context().replica_id.unique_id
         )
-        self._worker = StageWorker(facts)
+        self._worker = StageWorker(facts, sink=sink)
+        sink.constructed("preview", time.monotonic() - began)
 
     async def run(
         self, order: WorkOrder, multiview: MultiviewResult, options: GenerationOptions

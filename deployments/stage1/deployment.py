@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 
 import ray
@@ -22,6 +23,7 @@ from deployments.replica import (
     device_name,
     own_arrays,
 )
+from deployments.stage_report import NoSink, OpenSink
 from deployments.stage_worker import StageWorker, WorkerFacts
 
 
@@ -36,7 +38,15 @@ from deployments.stage_worker import StageWorker, WorkerFacts
 class Stage1:
     """Holds the joint 2D-3D model and runs one picture at a time."""
 
-    def __init__(self, weights: Weights, watch: Watch, *, compile_model: bool = False) -> None:
+    def __init__(
+        self,
+        weights: Weights,
+        watch: Watch,
+        *,
+        compile_model: bool = False,
+        open_sink: OpenSink = NoSink,
+    ) -> None:
+        began, sink = time.monotonic(), open_sink()
         loaded = self.load(weights, compile_model)
         context = serve.get_replica_context()
         jobs = JobsLine(DeploymentHandle("Jobs", watch.jobs_app or context.app_name))
@@ -53,7 +63,9 @@ class Stage1:
             step_timeout_s=watch.step_timeout_s,
             alive_check_s=watch.alive_check_s,
             ask_lease=jobs.lease_left,
+            sink=sink,
         )
+        sink.constructed("stage1", time.monotonic() - began)
         self._beat = asyncio.create_task(self._worker.beat(jobs.heartbeat, watch.heartbeat_s))
 
     @staticmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 
 import ray
@@ -23,6 +24,7 @@ from deployments.replica import (
     device_name,
     own_arrays,
 )
+from deployments.stage_report import NoSink, OpenSink
 from deployments.stage_worker import StageWorker, WorkerFacts
 
 
@@ -46,8 +48,15 @@ class Stage2:
     """
 
     def __init__(
-        self, weights: Weights, watch: Watch, *, extraction: str = "native", idle: bool = False
+        self,
+        weights: Weights,
+        watch: Watch,
+        *,
+        extraction: str = "native",
+        idle: bool = False,
+        open_sink: OpenSink = NoSink,
     ) -> None:
+        began, sink = time.monotonic(), open_sink()
         try:
             loaded = self.load(weights, extraction)
         except BackendError as error:
@@ -71,7 +80,9 @@ class Stage2:
             step_timeout_s=watch.step_timeout_s,
             alive_check_s=watch.alive_check_s,
             ask_lease=jobs.lease_left,
+            sink=sink,
         )
+        sink.constructed("stage2", time.monotonic() - began)
         self._beat = asyncio.create_task(self._worker.beat(jobs.heartbeat, watch.heartbeat_s))
 
     @staticmethod

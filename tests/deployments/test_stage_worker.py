@@ -23,6 +23,7 @@ from deployments.messages import (
     Unavailable,
     WorkOrder,
 )
+from deployments.stage_report import RunEnd
 from deployments.stage_worker import StageWorker, WorkerFacts
 
 ORDER = WorkOrder(job="j", fence=1, lease_s=5)
@@ -56,8 +57,10 @@ class Steps:
                 self.running -= 1
 
 
-async def collect(worker: StageWorker, work: Callable[..., object]) -> list[StageItem]:
-    async with worker.run(ORDER, work) as items:
+async def collect(
+    worker: StageWorker, work: Callable[..., object], order: WorkOrder = ORDER
+) -> list[StageItem]:
+    async with worker.run(order, work) as items:
         return [item async for item in items]
 
 
@@ -223,7 +226,7 @@ async def test_a_job_that_was_taken_over_stops():
     assert work.done < 1000
 
 
-async def test_without_an_answer_the_last_lease_counts():
+async def test_without_an_answer_the_run_ends_shortly_before_its_lease():
     async def nobody(order: WorkOrder) -> float:
         raise ConnectionError
 
@@ -233,7 +236,22 @@ async def test_without_an_answer_the_last_lease_counts():
     async with worker.run(order, work) as items:
         last = [item async for item in items][-1]
     assert isinstance(last, Failed)
-    assert 0.2 <= time.monotonic() - began < 5
+    assert 0.15 <= time.monotonic() - began < 5
+    assert work.done < 1000
+
+
+async def test_a_lease_that_nobody_renews_ends_the_run_before_another_may_begin():
+    over = time.monotonic() + 0.4
+
+    async def left(order: WorkOrder) -> float:
+        return over - time.monotonic()
+
+    order = WorkOrder("j", 1, lease_s=0.4)
+    worker, work = StageWorker(FACTS, ask_lease=left, alive_check_s=0.15), Steps(1000, 0.01)
+    failed = (await collect(worker, work, order))[-1]
+    assert isinstance(failed, Failed)
+    assert failed.code == "cancelled"
+    assert time.monotonic() < over
 
 
 async def test_heartbeats_go_on_without_a_listener():
@@ -255,3 +273,100 @@ async def test_slots_let_a_cpu_stage_do_several_at_once():
     worker, work = StageWorker(FACTS, slots=2), Steps(3, pause_s=0.05)
     await asyncio.gather(*(collect(worker, work) for _ in range(4)))
     assert work.most_at_once == 2
+
+
+class Told:
+    """A sink that remembers."""
+
+    def __init__(self) -> None:
+        self.ends: list[RunEnd] = []
+        self.steps: list[float] = []
+        self.memories: list[tuple[int, int]] = []
+
+    def constructed(self, stage: str, seconds: float) -> None: ...
+
+    def stepped(self, stage: str, seconds: float) -> None:
+        self.steps.append(seconds)
+
+    def memory(self, stage: str, total: int, used: int) -> None:
+        self.memories.append((total, used))
+
+    def ended(self, run: RunEnd) -> None:
+        self.ends.append(run)
+
+
+ORDERED = WorkOrder("j", 2, attempt=2, request_id="req-1", traceparent="00-aa-bb-01")
+
+
+async def test_a_run_that_ends_is_told_and_logged_once(caplog):
+    told = Told()
+    with caplog.at_level("INFO", "ray.serve"):
+        await collect(StageWorker(FACTS, sink=told), Steps(3), ORDERED)
+    (run,) = told.ends
+    assert (run.outcome, run.steps, run.code, run.order) == ("completed", 3, None, ORDERED)
+    assert 0 < run.seconds < 5
+    assert abs(run.began - time.time()) < 5
+    assert len(told.steps) == 3
+    (fields,) = [record.ray_serve_extra_fields for record in caplog.records]
+    assert fields.pop("seconds") == pytest.approx(run.seconds, abs=0.001)
+    assert fields == {
+        "event": "stage_end",
+        "job_id": "j",
+        "request_id": "req-1",
+        "stage": "stage1",
+        "outcome": "completed",
+        "steps": 3,
+        "device": "cpu",
+        "attempt": 2,
+        "fence": 2,
+        "traceparent": "00-aa-bb-01",
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "code"),
+    [
+        (InputError("no person", code="no_subject"), "failed", "no_subject"),
+        (ValueError("?"), "failed", "stage1_failed"),
+        (Cancelled(), "cancelled", None),
+    ],
+)
+async def test_the_end_of_a_run_that_fails_has_its_code(error, outcome, code):
+    def work(progress: object, cancelled: object) -> None:
+        raise error
+
+    told = Told()
+    await collect(StageWorker(FACTS, sink=told), work)
+    (run,) = told.ends
+    assert (run.outcome, run.code, run.steps) == (outcome, code, 0)
+
+
+async def test_a_run_whose_caller_left_ends_too():
+    told, work = Told(), Steps(1000)
+    async with StageWorker(FACTS, sink=told).run(ORDER, work) as items:
+        async for item in items:
+            if isinstance(item, Step):
+                break
+    (run,) = told.ends
+    assert run.outcome == "cancelled"
+    assert 1 <= run.steps < 1000
+
+
+async def test_a_broken_process_says_so_before_its_next_heartbeat_is_due():
+    beats: list[Heartbeat] = []
+
+    async def send(beat: Heartbeat) -> None:
+        beats.append(beat)
+
+    def work(progress: object, cancelled: object) -> None:
+        raise MemoryError
+
+    told = Told()
+    worker = StageWorker(FACTS, sink=told, memory=lambda: (80, 20))
+    beating = asyncio.create_task(worker.beat(send, 3600))
+    await until(lambda: len(beats) == 1)
+    await collect(worker, work)
+    await until(lambda: len(beats) == 2)
+    beating.cancel()
+    assert [beat.restarting for beat in beats] == [False, True]
+    assert told.memories == [(80, 20)] * 2
