@@ -15,10 +15,11 @@ from deployments.stage1.models.config import JointModelConfig
 from training import structure_vae
 from training.flow_matching import draw_times, drop, noisy
 from training.joint_network import BatchedJointModel, Conditions
-from training.loop import Losses, fit
+from training.loop import fit
 from training.networks import start
 from training.picture_encoders import PictureEncoders
 from training.run import Run
+from training.step import Losses
 from training.subject_ring import Rows, SubjectRing
 from training.subjects import Batch
 
@@ -52,6 +53,9 @@ class JointTraining:
         self.flow: BatchedJointModel = start(BatchedJointModel(config)).to(device)
         run.workspace.load(Component.JOINT_MODEL, self.flow)
         self.encoders = PictureEncoders.build(run)
+        self.frozen_dinov2 = run.recipe.stages["joint_flow"].frozen_dinov2
+        self.encoders.dinov2.requires_grad_(not self.frozen_dinov2)
+        self.view_weights = torch.tensor(VIEW_WEIGHTS, device=device)
 
     @torch.no_grad()
     def encode(self, batch: Batch) -> Rows:
@@ -60,13 +64,18 @@ class JointTraining:
         targets = torch.stack([batch.normal, batch.color], 2).flatten(0, 2)  # (B 5 2, ...)
         shown = torch.stack([batch.front, batch.face], 1)
         mean, _ = self.structure_encoder(batch.occupancy[:, None].float() * 2 - 1)
+        condition = (batch.condition * 255).byte()
         return {
             "latents": self.picture_latents(targets).unflatten(0, (people, 5, 2)).half(),
             "structure": mean.half(),
             "shown_latents": self.picture_latents(shown.flatten(0, 1)).unflatten(0, (people, 2)),
             "shown": (shown * 255).byte(),
-            "condition": (batch.condition * 255).byte(),
+            "condition": self.tokens(condition).half() if self.frozen_dinov2 else condition,
         }
+
+    def tokens(self, condition: Tensor) -> Tensor:
+        """DINOv2 tokens (B, L, C) of condition pictures (B, 3, S, S) uint8."""
+        return self.encoders.condition(condition.float() / 255)
 
     def picture_latents(self, pictures: Tensor) -> Tensor:
         """(N, 3, S, S) in 0..1 -> (N, 4, s, s) scaled posterior modes."""
@@ -80,7 +89,8 @@ class JointTraining:
             dropped = torch.zeros(len(rows["shown"]), dtype=torch.bool, device=rows["shown"].device)
         shown = rows["shown"].float() / 255
         vectors = self.encoders.picture_vectors(shown.flatten(0, 1)).unflatten(0, (-1, 2))
-        tokens = self.encoders.condition(rows["condition"].float() / 255)
+        condition = rows["condition"]
+        tokens = condition.float() if self.frozen_dinov2 else self.tokens(condition)
         return Conditions(
             prompts=self.encoders.prompts,
             pictures=drop(vectors, dropped),
@@ -98,8 +108,7 @@ class JointTraining:
         conditions = self.conditions(rows, dropped)
         found, found_structure = self.flow.velocities(x, s, times, conditions)
         by_view = (found.float() - velocity).square().mean((0, 2, 3, 4, 5))  # (V,)
-        weights = torch.tensor(VIEW_WEIGHTS, device=device)
-        pictures = (by_view * weights).sum() / weights.sum()
+        pictures = (by_view * self.view_weights).sum() / sum(VIEW_WEIGHTS)
         of_structure = (found_structure.float() - structure_velocity).square().mean()
         return {
             "front": by_view[0],
@@ -174,11 +183,16 @@ def train_joint_flow(run: Run, minutes: float) -> None:
     training = JointTraining(run)
     stage = run.recipe.stages["joint_flow"]
     ring = SubjectRing(
-        stage.ring, lambda: training.encode(run.subjects.draw(stage.fresh)), run.subjects.generator
+        stage.ring,
+        lambda: training.encode(run.subjects.draw(stage.fresh)),
+        run.subjects.generator,
+        every=stage.every,
+        filled=stage.filled,
     )
     fit(
         "joint_flow",
-        lambda: training.losses(ring.draw(stage.batch)),
+        lambda: ring.draw(stage.batch),
+        training.losses,
         [training.flow, training.encoders],
         stage,
         minutes=minutes,

@@ -11,8 +11,9 @@ from deployments.layers.sparse.tensor import SparseTensor
 from deployments.stage2.models.latent_flow import LatentFlow
 from training.flow_matching import draw_times, drop
 from training.joint_network import MODEL_TIME
-from training.loop import Losses, fit
+from training.loop import fit
 from training.run import Run
+from training.step import Losses
 from training.subjects import Batch
 from training.surface import SurfaceTraining
 
@@ -68,7 +69,8 @@ def train_latent_flow(run: Run, minutes: float) -> None:
     stage = run.recipe.stages["latent_flow"]
     fit(
         "latent_flow",
-        lambda: training.losses(run.subjects.draw(stage.batch)),
+        lambda: run.subjects.draw(stage.batch),
+        training.losses,
         [training.flow],
         stage,
         minutes=minutes,

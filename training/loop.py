@@ -6,19 +6,21 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from training.journal import Journal
 from training.recipe import Stage
+from training.step import Losses, RecordedStep, Step
 
 WARM_UP = 0.04  # of the time
 FLOOR = 0.03  # of the peak rate, at the end
 LOG_SECONDS = 5.0
 SAVE_SECONDS = 100.0
 
-Losses = dict[str, torch.Tensor]  # scalars; "loss" is the one to follow downhill
+Inputs = TypeVar("Inputs")
 
 
 class Average:
@@ -58,7 +60,8 @@ def rate_factor(progress: float) -> float:
 
 def fit(
     name: str,
-    losses: Callable[[], Losses],
+    draw: Callable[[], Inputs],
+    losses: Callable[[Inputs], Losses],
     modules: Iterable[nn.Module],
     stage: Stage,
     *,
@@ -66,39 +69,38 @@ def fit(
     journal: Journal,
     save: Callable[[], None],
 ) -> int:
-    """Minimise ``losses()["loss"]`` for ``minutes``; afterwards the modules hold the averages.
+    """Minimise ``losses(draw())["loss"]`` for ``minutes``; then the modules hold the averages.
 
+    Draws that are dictionaries of tensors keep their shapes, and their step is recorded on a GPU.
     ``save`` is called every now and then, and at the end, with the averages in place. A step
     whose gradient is not finite changes nothing. Returns the number of steps.
     """
-    modules = list(modules)
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    device = parameters[0].device
-    cuda = device.type == "cuda"
+    cuda = parameters[0].device.type == "cuda"
     optimizer = torch.optim.AdamW(
         parameters, lr=stage.rate, betas=(0.9, 0.95), weight_decay=0.01, fused=cuda
     )
     average = Average(parameters, stage.average)
     started = logged = saved = time.monotonic()
     step, logged_step = 0, 0
+    evaluate: Step[Inputs] | None = None
     while True:
         progress = (time.monotonic() - started) / (60 * minutes)
         if progress >= 1 or (stage.max_steps is not None and step >= stage.max_steps):
             break
         for group in optimizer.param_groups:
             group["lr"] = stage.rate * rate_factor(max(progress, 1e-3))
-        with torch.autocast(device.type, torch.bfloat16, enabled=cuda):
-            values = losses()
-        optimizer.zero_grad(set_to_none=True)
-        values["loss"].backward()
-        norm = nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
-        if bool(torch.isfinite(norm)):
-            optimizer.step()
-            average.update(step)
+        inputs = draw()
+        if evaluate is None:
+            kind = RecordedStep if isinstance(inputs, dict) else Step
+            evaluate = kind(losses, parameters)  # type: ignore[arg-type, assignment]
+        values, norm = evaluate(inputs)
+        _descend(optimizer, norm)
+        average.update(step)
         step += 1
         now = time.monotonic()
         if now - logged > LOG_SECONDS or step == 1:
-            shown = {key: float(value.detach()) for key, value in values.items()}
+            shown = {key: float(value) for key, value in values.items()}
             shown["steps_per_second"] = (step - logged_step) / max(now - logged, 1e-9)
             journal.add(name, step, shown)
             logged, logged_step = now, step
@@ -112,3 +114,13 @@ def fit(
     save()
     journal.add(name, step, {"finished_after": time.monotonic() - started})
     return step
+
+
+def _descend(optimizer: torch.optim.AdamW, norm: torch.Tensor) -> None:
+    """One step of the optimiser, or none where the gradient is not finite."""
+    if norm.is_cuda:
+        # The fused optimiser reads this flag on the device: asking here would wait for the GPU.
+        optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
+    elif not bool(torch.isfinite(norm)):
+        return
+    optimizer.step()

@@ -25,6 +25,8 @@ class PictureEncoders(nn.Module):
         super().__init__()
         self.clip, self.dinov2 = clip, dinov2
         self.prompts = nn.Parameter(prompts)
+        for name, values in (("clip_mean", CLIP_MEAN), ("clip_deviation", CLIP_DEVIATION)):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
         self.read_out = DinoV2(
             dinov2, feature_size=method.feature_size, feature_layers=method.feature_layers
         )
@@ -58,10 +60,8 @@ class PictureEncoders(nn.Module):
         resized = F.interpolate(
             pictures, (size, size), mode="bicubic", antialias=True, align_corners=False
         ).clamp(0, 1)
-        mean, deviation = (
-            pictures.new_tensor(values).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_DEVIATION)
-        )
-        vectors = self.clip(pixel_values=(resized - mean) / deviation).image_embeds
+        normalised = (resized - self.clip_mean) / self.clip_deviation
+        vectors = self.clip(pixel_values=normalised).image_embeds
         return with_noise_level(vectors.float())
 
     def condition(self, pictures: Tensor) -> Tensor:

@@ -18,8 +18,11 @@ class Stage:
     share: float  # of the minutes that the command has
     batch: int  # subjects a step
     rate: float  # peak learning rate
-    fresh: int = 16  # subjects drawn anew a step, where a ring of subjects is kept
+    fresh: int = 16  # subjects drawn anew at once, where a ring of subjects is kept
+    every: int = 1  # steps from one such draw to the next
     ring: int = 1  # subjects kept
+    filled: int = 1  # of them before the first step
+    frozen_dinov2: bool = False  # joint flow: Stage 2 was trained on what DINOv2 says now
     max_steps: int | None = None
     average: float = 0.998  # decay of the moving average of the weights
 

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from deployments.checkpoints.component import Component
 from deployments.layers.voxels import patchify
 from deployments.stage1.models.structure_decoder import ResidualBlock, StructureDecoder
-from training.loop import Losses, fit
+from training.loop import fit
 from training.run import Run
+from training.step import Losses
+from training.subject_ring import Rows, SubjectRing
 
 BCE = 20.0
 KL = 3e-4
@@ -83,8 +85,16 @@ def train_structure_vae(run: Run, minutes: float) -> None:
         run.workspace.load_part(PART, encoder)
     stage = run.recipe.stages["structure_vae"]
 
-    def losses() -> Losses:
-        truth = run.subjects.volumes(stage.batch).float()
+    ring = SubjectRing(
+        stage.ring,
+        lambda: {"occupied": run.subjects.volumes(stage.fresh)},
+        run.subjects.generator,
+        every=stage.every,
+        filled=stage.filled,
+    )
+
+    def losses(rows: Rows) -> Losses:
+        truth = rows["occupied"].float()
         mean, log_variance = encoder(truth[:, None] * 2 - 1)
         logits = decoder(draw_occupancy(mean, log_variance))[:, 0]
         kl = kl_divergence(mean, log_variance)
@@ -100,7 +110,7 @@ def train_structure_vae(run: Run, minutes: float) -> None:
         _measure(run, encoder, decoder)
 
     fit(
-        "structure_vae", losses, [encoder, decoder], stage,
+        "structure_vae", lambda: ring.draw(stage.batch), losses, [encoder, decoder], stage,
         minutes=minutes, journal=run.journal, save=save,
     )  # fmt: skip
     fold_scale(encoder, decoder, run.subjects.volumes(2 * stage.batch).float())

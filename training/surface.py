@@ -23,7 +23,7 @@ from deployments.stage2.models.gaussian_decoder import (
     inverse_softplus,
 )
 from deployments.stage2.models.mesh_decoder import MeshDecoder
-from training.loop import Losses, fit
+from training.loop import fit
 from training.networks import start
 from training.people.light import studio_light
 from training.people.materials import Surface, materials
@@ -32,6 +32,7 @@ from training.people.paint import paint
 from training.people.signed_distance import BAND, signed_distance
 from training.picture_encoders import PictureEncoders
 from training.run import Run
+from training.step import Losses
 from training.structure_vae import draw_occupancy, kl_divergence
 from training.subjects import Batch, full_precision
 from training.surface_encoder import PART, SurfaceEncoder
@@ -232,7 +233,8 @@ def train_surface(run: Run, minutes: float) -> None:
     stage = run.recipe.stages["surface"]
     fit(
         "surface",
-        lambda: training.losses(run.subjects.draw(stage.batch)),
+        lambda: run.subjects.draw(stage.batch),
+        training.losses,
         [training.encoder, training.mesh, training.gaussian],
         stage,
         minutes=minutes,

@@ -16,13 +16,13 @@ def sinusoid(values: Tensor, channels: int) -> Tensor:
 
     Frequency i of n = channels / 2 is 10000^(-i/n).
     """
-    angles = values.float()[:, None] * _frequencies(channels // 2).to(values.device)
+    angles = values.float()[:, None] * _frequencies(channels // 2, values.device)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
 @lru_cache
 @torch.inference_mode(False)
-def _frequencies(count: int) -> Tensor:
+def _frequencies(count: int, device: torch.device) -> Tensor:
     """10000^(-i / count) for i below ``count``, float32.
 
     Libraries differ in the last bit of a float32 exponential, and at t = 1000 that bit shows as
@@ -35,7 +35,7 @@ def _frequencies(count: int) -> Tensor:
     power = torch.exp2(octaves)
     head = power.float()
     rest = torch.expm1(exact - octaves * math.log(2)).float()
-    return head + (head.double() * rest + (power - head)).float()
+    return (head + (head.double() * rest + (power - head)).float()).to(device)
 
 
 def position_embedding(coordinates: Tensor, channels: int) -> Tensor:

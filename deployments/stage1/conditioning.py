@@ -110,8 +110,8 @@ def with_noise_level(embeddings: Tensor, level: float = 0.0) -> Tensor:
     At the only level in use, 0, these are D/2 ones and D/2 zeros.
     """
     half = embeddings.shape[-1] // 2
-    frequencies = torch.exp(-math.log(10000) * torch.arange(half) / half)
-    angles = level * frequencies.to(embeddings.device)
+    frequencies = torch.exp(-math.log(10000) * torch.arange(half, device=embeddings.device) / half)
+    angles = level * frequencies
     sinusoid = torch.cat([angles.cos(), angles.sin()]).to(embeddings.dtype)
     return torch.cat([embeddings, sinusoid.expand_as(embeddings)], dim=-1)
 

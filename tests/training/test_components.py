@@ -14,9 +14,10 @@ from deployments.checkpoints.networks import build_network
 from training.all import train_all
 from training.joint_flow import JointTraining
 from training.latent_flow import LatentFlowTraining
-from training.loop import Average, Losses, rate_factor
-from training.picture_vae import reconstruction_losses
+from training.loop import Average, rate_factor
+from training.picture_vae import fresh_views, reconstruction_losses
 from training.run import Run
+from training.step import Losses
 from training.structure_vae import StructureEncoder, fold_scale
 from training.subject_ring import SubjectRing
 from training.surface import SurfaceTraining
@@ -120,18 +121,37 @@ def test_latent_flow_learns(toy_run: Run) -> None:
     assert falls(lambda: training.losses(batch), [training.flow], 3)
 
 
-def test_ring_keeps_the_newest_and_serves_the_fresh_first() -> None:
+def test_ring_is_filled_first_then_turns_now_and_then() -> None:
     numbers = iter(range(100))
     ring = SubjectRing(
         4,
         lambda: {"number": torch.tensor([next(numbers), next(numbers)])},
         torch.Generator().manual_seed(0),
+        every=3,
+        filled=4,
     )
-    assert ring.draw(2)["number"].tolist() == [0, 1]
-    for _ in range(5):
-        drawn = ring.draw(6)["number"].tolist()
-    assert drawn[:2] == [10, 11]
-    assert set(drawn) <= {8, 9, 10, 11}
+    assert set(ring.draw(50)["number"].tolist()) == {0, 1, 2, 3}
+    ring.draw(1)
+    assert set(ring.draw(50)["number"].tolist()) == {0, 1, 2, 3}
+    assert set(ring.draw(50)["number"].tolist()) == {2, 3, 4, 5}
+
+
+def test_picture_vae_sees_other_hues_on_the_same_white(toy_run: Run) -> None:
+    state = toy_run.subjects.generator.get_state()
+    plain = toy_run.subjects.views(6).color_on_white() * 255
+    toy_run.subjects.generator.set_state(state)
+    color = fresh_views(toy_run, 6)["pictures"].unflatten(0, (2, 6, 5))[1].float()
+    torch.testing.assert_close(color.sort(2).values, plain.sort(2).values, atol=0.6, rtol=0)
+    as_drawn = (color - plain).abs().amax((1, 2, 3, 4)) < 1
+    assert as_drawn.any() and not as_drawn.all()
+
+
+def test_hue_counts_apart_from_lightness() -> None:
+    truth = torch.zeros(1, 3, 16, 16)
+    lighter, redder = truth + 0.1, truth + torch.tensor([0.1, 0, 0]).view(3, 1, 1)
+    mask = torch.ones(1, 1, 16, 16)
+    assert reconstruction_losses(lighter, truth, mask)["hue"] == 0
+    assert reconstruction_losses(redder, truth, mask)["hue"] > 0.03
 
 
 def test_averages_stand_in_only_inside() -> None:
