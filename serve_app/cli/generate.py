@@ -34,7 +34,7 @@ from serve_app.manifest import NAME, FileFacts, build_manifest
 from serve_app.options import RequestOptions
 from serve_app.result_files import stage1_files, stage2_files
 from serve_app.settings import LiveArgs
-from serve_app.storage import LocalStorage
+from serve_app.storage.folder import write_whole
 
 if TYPE_CHECKING:
     from deployments.preprocess.pipeline import PreprocessPipeline
@@ -186,9 +186,10 @@ def make(
             warnings = (*warnings, f"no preview.glb: {error.message}")
         progress(Progress("preview", 1, 1, "preview"))
         stages["stage2"] = {"status": "skipped", "reason": pipelines.stage2_reason}
-    storage = LocalStorage(out)
+    for name, body in files.items():
+        write_whole(out / name, body)
     facts = {
-        name: FileFacts(size=len(body), sha256=storage.write(name, body))
+        name: FileFacts(size=len(body), sha256=hashlib.sha256(body).hexdigest())
         for name, body in files.items()
     }
     manifest = build_manifest(
@@ -200,7 +201,7 @@ def make(
         input_sha256=hashlib.sha256(data).hexdigest(),
         warnings=warnings,
     )
-    storage.write(NAME, manifest)
+    write_whole(out / NAME, manifest)
     return [*facts, NAME]
 
 

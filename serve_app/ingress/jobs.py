@@ -10,7 +10,7 @@ import json
 import logging
 import mimetypes
 from collections.abc import AsyncIterator, Iterator
-from typing import Annotated, TypeVar
+from typing import Annotated, BinaryIO, TypeVar
 
 from fastapi import APIRouter, Header, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -152,10 +152,11 @@ async def one_file(job_id: JobId, path: str, room: TheRoom) -> Response:
         )
     with files_or_expired(view):
         size = await asyncio.to_thread(room.storage.size, place)
+        file = await asyncio.to_thread(room.storage.open, place)  # checked before a byte goes out
     name = path.rpartition("/")[2]
     kind = "model/gltf-binary" if name.endswith(".glb") else mimetypes.guess_type(name)[0]
     return StreamingResponse(
-        _pieces(room, place),
+        _pieces(file),
         media_type=kind or "application/octet-stream",
         headers={
             "Content-Length": str(size),
@@ -238,9 +239,9 @@ def _succeeded(view: JobView) -> JobView:
     )
 
 
-def _pieces(room: Room, place: str) -> Iterator[bytes]:
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
     """A file in pieces; Starlette runs this in a thread."""
-    with room.storage.open(place) as file:
+    with file:
         while piece := file.read(PIECE):
             yield piece
 

@@ -74,6 +74,7 @@ STATUS_BY_CODE: Mapping[str, int] = {
     "matting_unavailable": 503,
     # what went wrong on the way
     "generation_failed": 500,
+    "artifact_damaged": 500,
     "service_error": 500,
     "internal_error": 500,
 }

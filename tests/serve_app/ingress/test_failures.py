@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -227,3 +228,17 @@ def test_jpeg_and_webp_are_welcome(make_service: Any) -> None:
         files = {"image": ("photo", io.BytesIO(encoded(picture, kind)))}
         assert client.post("/generate", files=files).status_code == 200
         assert jobs.requests[-1].input_path.endswith(suffix)
+
+
+def test_a_damaged_file_is_a_problem_and_no_byte_of_it_goes_out(
+    make_service: Any, person: bytes
+) -> None:
+    client, _ = make_service()
+    job = client.post("/generate", files={"image": person}).json()["job_id"]
+    glb = Path("tmp_api_jobs") / job / "1" / "stage2" / "output.glb"
+    glb.write_bytes(glb.read_bytes()[:-1])
+    for path in ("files/stage2/output.glb", "result.zip"):
+        response = client.get(f"/jobs/{job}/{path}")
+        assert response.status_code == 500
+        assert response.json()["code"] == "artifact_damaged"
+    assert client.get(f"/jobs/{job}/files/stage1/color_0.png").status_code == 200

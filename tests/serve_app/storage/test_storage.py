@@ -1,4 +1,4 @@
-"""serve_app/storage.py: whole-or-nothing files, links of a finished job, the errors it raises."""
+"""serve_app/storage: whole-or-nothing, checked files, links of a finished job, errors."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from deployments.errors import ServiceError
 from serve_app.storage import LocalStorage, RemoteStorage, Storage, open_storage
 
 
-@pytest.fixture(params=["local", "memory", "renaming"])
+@pytest.fixture(params=["local", "memory", "renaming", "s3"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     if request.param == "local":
         return open_storage(tmp_path / "jobs")
+    if request.param == "s3":
+        return open_storage(request.getfixturevalue("bucket").url(tmp_path.name))
     remote = open_storage(f"memory://jobs-{tmp_path.name}-{request.param}")
     assert isinstance(remote, RemoteStorage)
     remote._appears_whole = request.param == "memory"
@@ -102,7 +104,7 @@ def test_a_failed_write_leaves_the_old_file(
         storage.write("a1/x", b"new")
     assert caught.value.code == "storage_unavailable"
     assert storage.read("a1/x") == b"old"
-    assert [file.name for file in (tmp_path / "a1").iterdir()] == ["x"]
+    assert {file.name for file in (tmp_path / "a1").iterdir()} == {"x", ".x.sha256"}
 
 
 def test_a_root_that_can_not_be_made_is_reported(tmp_path: Path) -> None:
