@@ -67,7 +67,7 @@ def _given(value: Any) -> Any:
     return None if value == "" else value
 
 
-def _list(value: Any) -> Any:
+def as_list(value: Any) -> Any:
     """``splats,obj`` and repeated fields mean the same."""
     texts = [value] if isinstance(value, str) else value
     if isinstance(texts, list | tuple) and all(isinstance(text, str) for text in texts):
@@ -78,10 +78,45 @@ def _list(value: Any) -> Any:
 Blank = BeforeValidator(_given)
 
 
-class RequestOptions(BaseModel):
-    """Options of one request. Everything may be left out; the service's own values step in."""
+class FinishingOptions(BaseModel):
+    """What is done after sampling, and so can be done again with an export."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    texture_size: Annotated[Annotated[int, Range(*TEXTURE_SIZES)] | None, Blank] = Field(
+        None, description="pixels of the GLB's texture a side", examples=[2048]
+    )
+    texture_format: Annotated[TextureFormat | None, Blank] = Field(
+        None, description="png or webp inside the GLB"
+    )
+    simplify: Annotated[Annotated[float, Range(*SIMPLIFY)] | None, Blank] = Field(
+        None, description="share of the faces that decimation removes", examples=[0.7]
+    )
+    target_faces: Annotated[Annotated[int, Range(*TARGET_FACES)] | None, Blank] = Field(
+        None, description="faces of the finished mesh; wins over simplify"
+    )
+    formats: Annotated[list[OutputFormat], BeforeValidator(as_list)] = Field(
+        default_factory=list, description="more files of Stage 2: splats, obj"
+    )
+
+    def applied_to(self, made: GenerationOptions, service: LiveArgs) -> GenerationOptions:
+        """The options of a finished job with these in their place.
+
+        ``simplify`` alone also sets aside the job's ``target_faces``, which would win over it.
+
+        :raises InputError: ``options_invalid`` for a texture beyond the service's limit.
+        """
+        check_texture(self.texture_size, service)
+        asked = {name: getattr(self, name) for name in FinishingOptions.model_fields}
+        given = {name: value for name, value in asked.items() if value is not None}
+        if self.simplify is not None:
+            given["target_faces"] = self.target_faces
+        given["formats"] = tuple(dict.fromkeys(self.formats))
+        return dataclasses.replace(made, **given)
+
+
+class RequestOptions(FinishingOptions):
+    """Options of one request. Everything may be left out; the service's own values step in."""
 
     mode: Annotated[Mode | None, Blank] = Field(
         None, description="official, stage1-only or graceful-fallback; the service's own by default"
@@ -107,21 +142,6 @@ class RequestOptions(BaseModel):
     stage2_guidance: Annotated[Annotated[float, Range(*GUIDANCE)] | None, Blank] = Field(
         None, description="guidance scale of Stage 2; the checkpoint's own by default"
     )
-    texture_size: Annotated[Annotated[int, Range(*TEXTURE_SIZES)] | None, Blank] = Field(
-        None, description="pixels of the GLB's texture a side", examples=[2048]
-    )
-    texture_format: Annotated[TextureFormat | None, Blank] = Field(
-        None, description="png or webp inside the GLB"
-    )
-    simplify: Annotated[Annotated[float, Range(*SIMPLIFY)] | None, Blank] = Field(
-        None, description="share of the faces that decimation removes", examples=[0.7]
-    )
-    target_faces: Annotated[Annotated[int, Range(*TARGET_FACES)] | None, Blank] = Field(
-        None, description="faces of the finished mesh; wins over simplify"
-    )
-    formats: Annotated[list[OutputFormat], BeforeValidator(_list)] = Field(
-        default_factory=list, description="more files of Stage 2: splats, obj"
-    )
 
     def resolve(self, service: LiveArgs) -> GenerationOptions:
         """These options with the service's values where nothing was asked for.
@@ -129,13 +149,7 @@ class RequestOptions(BaseModel):
         :raises InputError: ``options_invalid`` for contradicting modes or a texture beyond the
             service's limit, ``mode_unavailable`` for more than the service offers.
         """
-        if self.texture_size is not None and self.texture_size > service.max_texture_size:
-            raise InputError(
-                f"texture_size is {self.texture_size}: must be {TEXTURE_SIZES[0]} to "
-                f"{service.max_texture_size} on this service. Send a value in that range",
-                code="options_invalid",
-                value=self.texture_size,
-            )
+        check_texture(self.texture_size, service)
         asked: dict[str, Any] = {
             "stage1_steps": self.stage1_steps or service.stage1_steps,
             "stage2_steps": self.stage2_steps or service.stage2_steps,
@@ -166,6 +180,17 @@ class RequestOptions(BaseModel):
                 code="options_invalid",
             )
         return next(iter(wanted), None)
+
+
+def check_texture(size: int | None, service: LiveArgs) -> None:
+    """Refuse a texture beyond the service's limit."""
+    if size is not None and size > service.max_texture_size:
+        raise InputError(
+            f"texture_size is {size}: must be {TEXTURE_SIZES[0]} to "
+            f"{service.max_texture_size} on this service. Send a value in that range",
+            code="options_invalid",
+            value=size,
+        )
 
 
 def resolve_mode(wanted: Mode | None, service: Mode) -> Mode:

@@ -23,7 +23,12 @@ NOT_RUN = StageReport(status="skipped", reason="the job's mode is stage1-only")
 def links(job_id: str) -> Links:
     """Links of a job, relative to the service."""
     base = f"/jobs/{job_id}"
-    return Links(job=base, events=f"{base}/events", result=f"{base}/result.zip")
+    return Links(
+        job=base,
+        events=f"{base}/events",
+        result=f"{base}/result.zip",
+        exports=f"{base}/exports",
+    )
 
 
 def generate_answer(view: JobView, room: Room) -> GenerateAnswer:
@@ -44,9 +49,12 @@ def job_answer(view: JobView, room: Room, estimated_seconds: float | None = None
     failure = view.failure
     return JobAnswer(
         job_id=view.id,
+        kind=view.kind,
+        parent_id=view.parent_id,
         status=view.status,
         mode=view.mode,
         options=view.options,
+        priority=view.priority,
         stage=view.stage,
         step=view.step,
         steps=view.steps,
@@ -55,6 +63,7 @@ def job_answer(view: JobView, room: Room, estimated_seconds: float | None = None
         created_at=view.created_at,
         started_at=view.started_at,
         finished_at=view.finished_at,
+        expires_at=view.expires_at,
         estimated_seconds=estimated_seconds,
         warnings=list(view.warnings),
         stage1=_stage(view, "stage1", view.stage1, room) if view.stage1 else None,
@@ -103,15 +112,20 @@ async def zip_response(view: JobView, room: Room) -> ZipResponse:
     return ZipResponse(
         path,
         filename=f"synchuman_{view.id}.zip",
-        headers={"X-Job-Id": view.id, "ETag": f'"{view.id}-{view.attempt}"'},
+        headers={"X-Job-Id": view.id, "ETag": etag(view)},
     )
+
+
+def etag(view: JobView) -> str:
+    """The same as long as a path below the job has the same bytes, which is always."""
+    return f'"{view.id}-{view.attempt}"'
 
 
 @contextlib.contextmanager
 def files_or_expired(view: JobView) -> Iterator[None]:
     """A file that the job's row names and storage does not have was removed.
 
-    :raises ServiceError: ``expired`` in place of the storage's ``not_found``.
+    :raises ServiceError: ``job_expired`` in place of the storage's ``not_found``.
     """
     try:
         yield
@@ -121,7 +135,7 @@ def files_or_expired(view: JobView) -> Iterator[None]:
         raise ServiceError(
             f"the files of job {view.id} were removed. Send the picture again (an "
             "Idempotency-Key of this job finds only this job)",
-            code="expired",
+            code="job_expired",
         ) from error
 
 

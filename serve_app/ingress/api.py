@@ -12,7 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.ingress import generate, jobs, problems, status
+from serve_app.ingress import generate, jobs, problems, results, status, watching
 from serve_app.ingress.fetch import Resolver, system_resolver
 from serve_app.ingress.keys import KeyGuard
 from serve_app.ingress.room import Room
@@ -26,7 +26,15 @@ DESCRIPTION = """One photo of a person in, a textured 3D human (GLB) out.
 
 Failures are RFC 9457 problems (`application/problem+json`) with a stable `code`.
 """
-EXPOSED = ("X-Job-Id", "X-Request-ID", "Location", "Retry-After", "ETag", "Content-Disposition")
+EXPOSED = (
+    "X-Job-Id",
+    "X-Request-ID",
+    "Location",
+    "Retry-After",
+    "ETag",
+    "Content-Disposition",
+    "Content-Range",
+)
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -53,7 +61,7 @@ def make_api(
     room = Room(service, storage, settings, resolver)
     api.state.room = room
     problems.install(api)
-    for router in (status.router, generate.router, jobs.router):
+    for router in (status.router, generate.router, jobs.router, watching.router, results.router):
         api.include_router(router)
     api.add_middleware(problems.UnexpectedErrors)
     api.add_middleware(BodyLimit, max_bytes=lambda: room.max_upload_bytes)

@@ -163,7 +163,7 @@ class GuardedBackend(AsyncNetworkBackend):
         await anyio.sleep(seconds)
 
 
-def check_url(url: str) -> None:
+def check_url(url: str, *, field: str = "image_url") -> None:
     """Refuse what is no plain http(s) URL. Addresses are checked when the connection is made."""
     try:
         parts = urlsplit(url)
@@ -171,15 +171,16 @@ def check_url(url: str) -> None:
     except ValueError:
         parts, port_is_fine = urlsplit(""), False
     if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_fine:
+        remedy = "; upload the picture instead" if field == "image_url" else ""
         raise InputError(
-            f"image_url {_short(url)} is not an http:// or https:// address. "
-            "Only these are fetched; upload the picture instead",
+            f"{field} {_short(url)} is not an http:// or https:// address. "
+            f"Only these are reached{remedy}",
             code="url_invalid",
         )
     if parts.username is not None or parts.password is not None:
         raise InputError(
-            "image_url carries a user name or password, which is refused. "
-            "Use an address without them, or upload the picture",
+            f"{field} carries a user name or password, which is refused. "
+            "Use an address without them",
             code="url_invalid",
         )
 

@@ -14,13 +14,12 @@ from serve_app.ingress.answers import generate_answer, job_answer, zip_response
 from serve_app.ingress.intake import take_picture
 from serve_app.ingress.problems import (
     failure_response,
-    owner_of,
     problem_responses,
     request_id_of,
 )
 from serve_app.ingress.room import Room, TheRoom
 from serve_app.ingress.schemas import GenerateAnswer, GenerateForm, JobAnswer
-from serve_app.ingress.submission import submit
+from serve_app.ingress.submission import Sender, submit
 from serve_app.jobs.protocol import JobFailure, JobStatus, JobView
 
 CLIENT_GONE = 499  # nobody reads it; it tells an access log apart from success
@@ -42,7 +41,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         "description": "With `Prefer: respond-async`: the job, to be watched at `Location`",
         "model": JobAnswer,
     },
-    **problem_responses(400, 401, 409, 413, 422, 429, 500, 503),
+    **problem_responses(400, 401, 409, 410, 413, 422, 429, 500, 503),
 }
 
 router = APIRouter(tags=["generate"])
@@ -69,9 +68,7 @@ async def generate(
     `Prefer: respond-async` or `POST /jobs`. Leaving the connection cancels the job."""
     options = form.options.resolve(room.settings)
     picture = await take_picture(form.image, form.image_url, room)
-    view = await submit(
-        picture, options, room, idempotency_key=idempotency_key, owner=owner_of(request)
-    )
+    view = await submit(picture, options, form, room, Sender.of(request, idempotency_key))
     if "respond-async" in (prefer or "").lower():
         response = accepted(view, room)
         response.headers["Preference-Applied"] = "respond-async"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
@@ -26,17 +24,10 @@ class Room:
     settings: FrontArgs
     resolver: Resolver = field(default=system_resolver)
     keys: KeyFile | None = field(init=False)
-    _tasks: set[asyncio.Task[None]] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
         path = self.settings.api_keys_file
         self.keys = None if path is None else KeyFile(Path(path))
-
-    def later(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something that nobody waits for."""
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)  # the loop alone would let the task be collected
-        task.add_done_callback(self._tasks.discard)
 
     @property
     def max_upload_bytes(self) -> int:

@@ -8,8 +8,9 @@ from fastapi import UploadFile
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from deployments.contracts import Mode
-from serve_app.jobs.protocol import JobStatus
-from serve_app.options import Blank, RequestOptions
+from serve_app.jobs.protocol import JobKind, JobStatus
+from serve_app.options import Blank, FinishingOptions, RequestOptions
+from serve_app.terms import RequestTerms
 
 
 def _file(value: Any) -> Any:
@@ -21,8 +22,8 @@ def _file(value: Any) -> Any:
     return value
 
 
-class GenerateForm(RequestOptions):
-    """The fields of ``POST /generate``: one picture, and options."""
+class GenerateForm(RequestOptions, RequestTerms):
+    """The fields of ``POST /generate``: one picture, options, and terms."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
@@ -46,7 +47,7 @@ class GenerateForm(RequestOptions):
         return RequestOptions.model_validate({name: getattr(self, name) for name in names})
 
 
-class JobJson(RequestOptions):
+class JobJson(RequestOptions, RequestTerms):
     """The JSON body of ``POST /jobs``."""
 
     image_url: str | None = Field(None, max_length=4096)
@@ -57,6 +58,14 @@ class JobJson(RequestOptions):
         """The options alone."""
         names = RequestOptions.model_fields
         return RequestOptions.model_validate({name: getattr(self, name) for name in names})
+
+
+class ExportJson(FinishingOptions, RequestTerms):
+    """The JSON body of ``POST /jobs/{job_id}/exports``."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"texture_size": 1024, "target_faces": 20000}]}
+    )
 
 
 class Answer(BaseModel):
@@ -84,6 +93,9 @@ class Links(Answer):
     job: str = Field(examples=["/jobs/a1b2c3d4"])
     events: str = Field(examples=["/jobs/a1b2c3d4/events"])
     result: str = Field(examples=["/jobs/a1b2c3d4/result.zip"])
+    exports: str = Field(
+        description="where to ask for other files", examples=["/jobs/a1b2c3d4/exports"]
+    )
 
 
 class GenerateAnswer(Answer):
@@ -102,11 +114,14 @@ class JobAnswer(Answer):
     """A job, finished or not."""
 
     job_id: str
+    kind: JobKind = Field(description="generate, or export: made from a job's stored results")
+    parent_id: str | None = Field(None, description="of an export: the job it is made from")
     status: JobStatus
     mode: Mode
     options: dict[str, Any]
+    priority: int = Field(0, description="higher comes first")
     stage: str | None = Field(
-        None, description="what runs now: preprocess, stage1, stage2, preview"
+        None, description="what runs now: preprocess, stage1, stage2, preview, export"
     )
     step: int = 0
     steps: int = 0
@@ -115,6 +130,9 @@ class JobAnswer(Answer):
     created_at: float = Field(description="seconds since 1970, as all times")
     started_at: float | None = None
     finished_at: float | None = None
+    expires_at: float | None = Field(
+        None, description="of an ended job: from then on it answers 410; null: never"
+    )
     estimated_seconds: float | None = Field(
         None, description="rest of the job as the service's recent jobs went; null without any"
     )
@@ -124,6 +142,15 @@ class JobAnswer(Answer):
     files: dict[str, str] = Field(default_factory=dict, description="name in the ZIP -> link")
     error: dict[str, Any] | None = Field(None, description="code and detail of a failed job")
     links: Links
+
+
+class JobList(Answer):
+    """One page of jobs, newest first, without queue positions and estimates."""
+
+    jobs: list[JobAnswer]
+    next_cursor: str | None = Field(
+        None, description="send it as cursor for the next page; null on the last"
+    )
 
 
 class Health(Answer):

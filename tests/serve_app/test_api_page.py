@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import serve_app
-from serve_app.ingress import generate, jobs, status
+from serve_app.ingress import generate, jobs, results, status, watching
 from serve_app.ingress.problems import STATUS_BY_CODE, status_of
 from serve_app.ingress.schemas import GenerateForm
 from serve_app.options import RequestOptions
@@ -68,7 +68,7 @@ def test_the_ranges_are_those_that_are_checked() -> None:
 def test_every_route_is_described() -> None:
     routes = {
         f"{method} {route.path.replace(':path', '')}"
-        for router in (status.router, generate.router, jobs.router)
+        for router in (status.router, generate.router, jobs.router, watching.router, results.router)
         for route in router.routes
         for method in route.methods
     }

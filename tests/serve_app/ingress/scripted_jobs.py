@@ -15,6 +15,9 @@ from serve_app.jobs.outcome import failure_of
 from serve_app.jobs.protocol import (
     JobEvent,
     JobFailure,
+    JobKind,
+    JobPage,
+    JobQuery,
     JobRequest,
     JobStatus,
     JobView,
@@ -56,7 +59,9 @@ class ScriptedJobs:
         self.stops_at_once = True  # False: a cancelled job runs until ``stop``
         self.seconds: dict[str, float] = {}
         self.requests: list[JobRequest] = []
+        self.queries: list[JobQuery] = []
         self.cancelled: list[str] = []
+        self.removed: set[str] = set()
         self.views: dict[str, JobView] = {}
         self.log: dict[str, list[JobEvent]] = {}
         self._changed = asyncio.Condition()
@@ -68,10 +73,15 @@ class ScriptedJobs:
                 if earlier.digest != request.digest:
                     raise ServiceError("the key is taken", code="idempotency_conflict")
                 return self.views[earlier.job_id]
-        assert self.storage.exists(request.input_path), "the picture must be stored first"
+        if request.kind is JobKind.GENERATE:
+            assert self.storage.exists(request.input_path), "the picture must be stored first"
         self.requests.append(request)
         view = JobView(
             id=request.job_id,
+            owner=request.owner or "",
+            kind=request.kind,
+            parent_id=request.parent_id,
+            priority=request.terms.priority,
             status=JobStatus.QUEUED,
             mode=Mode(request.options["mode"]),
             options=request.options,
@@ -86,10 +96,18 @@ class ScriptedJobs:
         task.add_done_callback(self._tasks.discard)
         return view
 
-    async def get(self, job_id: str) -> JobView:
-        if job_id not in self.views:
+    async def get(self, job_id: str, owner: str | None = None) -> JobView:
+        view = self.views.get(job_id)
+        if view is None or owner not in (None, view.owner):
             raise ServiceError(f"there is no job {job_id!r}", code="not_found")
-        return self.views[job_id]
+        if job_id in self.removed:
+            raise ServiceError(f"job {job_id} was removed", code="job_expired")
+        return view
+
+    async def page(self, query: JobQuery) -> JobPage:
+        self.queries.append(query)
+        found = [view for view in self.views.values() if query.owner in (None, view.owner)]
+        return JobPage(jobs=tuple(found[: query.limit]), next="more" if query.limit == 1 else None)
 
     async def events(self, job_id: str, after: int = 0) -> AsyncIterator[JobEvent]:
         await self.get(job_id)
@@ -109,12 +127,21 @@ class ScriptedJobs:
             if self.views[job_id].status.final and after == len(self.log[job_id]):
                 return
 
-    async def cancel(self, job_id: str) -> JobView:
-        view = await self.get(job_id)
+    async def cancel(self, job_id: str, owner: str | None = None) -> JobView:
+        view = await self.get(job_id, owner)
         self.cancelled.append(job_id)
         if not view.status.final and self.stops_at_once:
             await self.stop(job_id)
         return self.views[job_id]
+
+    async def remove(self, job_id: str, owner: str | None = None) -> JobView:
+        ended = (await self.get(job_id, owner)).status.final
+        view = await self.cancel(job_id, owner)
+        if ended:
+            self.removed.add(job_id)
+        if view.status.final:
+            self.storage.delete(job_id)
+        return view
 
     async def stop(self, job_id: str) -> None:
         """End a job as cancelled."""

@@ -6,14 +6,14 @@ import asyncio
 import base64
 import io
 import json
-import time
 import zipfile
 from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
 from scripted_jobs import Script
 
-from serve_app.ingress.jobs import event_lines
+from serve_app.ingress.watching import event_lines
 from serve_app.jobs.protocol import JobEvent
 
 
@@ -163,31 +163,81 @@ def test_delete_cancels_and_removes(make_service: Any, person: bytes) -> None:
     assert jobs.storage.list(job) == []
 
 
-def test_a_running_job_that_is_deleted_leaves_no_files(make_service: Any, person: bytes) -> None:
+def test_a_running_job_that_is_deleted_stops_later(make_service: Any, person: bytes) -> None:
     client, jobs = make_service()
     jobs.script = Script(hold=asyncio.Event())
     jobs.stops_at_once = False
     job = create(client, person)
-    response = client.delete(f"/jobs/{job}")
-    assert response.status_code == 202
-    assert jobs.storage.list(job) != []
+    assert client.delete(f"/jobs/{job}").status_code == 202
     client.portal.call(jobs.stop, job)
     assert finish(client, job)["status"] == "cancelled"
-    deadline = time.monotonic() + 10
-    while jobs.storage.list(job) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert jobs.storage.list(job) == []
 
 
-def test_removed_files_are_gone_and_not_unknown(make_service: Any, person: bytes) -> None:
+def test_a_removed_job_is_gone_and_not_unknown(make_service: Any, person: bytes) -> None:
     client, _ = make_service()
     job = create(client, person)
     finish(client, job)
     assert client.delete(f"/jobs/{job}").status_code == 200
+    for path in ("", "/events", "/result.zip", "/files/stage1/color_0.png"):
+        response = client.get(f"/jobs/{job}{path}")
+        assert (response.status_code, response.json()["code"]) == (410, "job_expired"), path
+    assert client.delete(f"/jobs/{job}").status_code == 410
+    assert client.post(f"/jobs/{job}/exports", json={}).status_code == 410
+
+
+def test_a_file_that_storage_has_lost_is_gone_too(make_service: Any, person: bytes) -> None:
+    client, jobs = make_service()
+    job = create(client, person)
+    finish(client, job)
+    jobs.storage.delete(job)
     for path in ("result.zip", "files/stage1/color_0.png"):
         response = client.get(f"/jobs/{job}/{path}")
-        assert (response.status_code, response.json()["code"]) == (410, "expired"), path
+        assert (response.status_code, response.json()["code"]) == (410, "job_expired"), path
         assert "Send the picture again" in response.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "part"),
+    [
+        ("bytes=2-4", 206, slice(2, 5)),
+        ("bytes=5-", 206, slice(5, None)),
+        ("bytes=-3", 206, slice(-3, None)),
+        ("bytes=0-99999", 200, slice(None)),
+        ("bytes=-99999", 200, slice(None)),
+        ("bytes=4-2", 200, slice(None)),
+        ("bytes=1-2,4-5", 200, slice(None)),
+        ("lines=1-2", 200, slice(None)),
+        ("bytes=99999-", 416, None),
+        ("bytes=-0", 416, None),
+    ],
+)
+def test_files_come_in_ranges(
+    make_service: Any, person: bytes, asked: str, status: int, part: slice | None
+) -> None:
+    client, _ = make_service()
+    job = create(client, person)
+    finish(client, job)
+    path = f"/jobs/{job}/files/stage2/output.glb"
+    whole = client.get(path)
+    assert whole.headers["accept-ranges"] == "bytes"
+    got = client.get(path, headers={"Range": asked, "If-Range": whole.headers["etag"]})
+    assert got.status_code == status
+    size = len(whole.content)
+    if part is None:
+        assert got.headers["content-range"] == f"bytes */{size}"
+        return
+    assert got.content == whole.content[part]
+    if status == 206:
+        first, stop, _ = part.indices(size)
+        assert got.headers["content-range"] == f"bytes {first}-{stop - 1}/{size}"
+
+
+def test_a_range_of_another_file_is_the_whole_of_this_one(make_service: Any, person: bytes) -> None:
+    client, _ = make_service()
+    job = create(client, person)
+    finish(client, job)
+    headers = {"Range": "bytes=2-4", "If-Range": '"another"'}
+    assert client.get(f"/jobs/{job}/files/manifest.json", headers=headers).status_code == 200
 
 
 def test_a_failed_job_tells_why(make_service: Any, person: bytes) -> None:
