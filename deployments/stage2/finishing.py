@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 
 from deployments.contracts import (
     Asset,
@@ -35,6 +36,7 @@ def finish(
     *,
     gaussians: Gaussians | None = None,
     provenance: Mapping[str, Any] | None = None,
+    device: torch.device | str = "cpu",
 ) -> Asset:
     """Turn the raw surface and the five pictures into files.
 
@@ -44,6 +46,7 @@ def finish(
         options: texture size and format, faces, extra formats.
         gaussians: colour of unseen texels, and the content of the splats file.
         provenance: JSON-ready facts for ``asset.extras`` (checkpoint, seed, steps, version).
+        device: where to bake; everything else runs on the CPU.
 
     Raises:
         GenerationError: the surface encloses nothing, or no picture shows it.
@@ -63,6 +66,7 @@ def finish(
             multiview.normal,
             options.texture_size,
             gaussians=gaussians,
+            device=device,
         )
     with _timed(timings, "export"):
         glb = to_glb(

@@ -172,6 +172,7 @@ class Stage2Pipeline:
                 multiview,
                 options,
                 gaussians=gaussians,
+                device=self.device,
                 provenance={
                     **self.provenance,
                     "seed": options.seed,

@@ -10,18 +10,21 @@ import logging
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from deployments.contracts import UInt8
 from deployments.errors import GenerationError
 from deployments.stage2.gaussians import Gaussians
 from deployments.stage2.mesh.surface import Float32, Float64, Mesh
 from deployments.stage2.mesh.unwrap import Atlas
+from deployments.stage2.texture.borders import confidence, without_rim
 from deployments.stage2.texture.colour_field import from_gaussians, from_seen
+from deployments.stage2.texture.drawing import surface_texels, view_depth
 from deployments.stage2.texture.face import AGREES_BELOW, face_difference
 from deployments.stage2.texture.growth import grow
-from deployments.stage2.texture.projection import ColourSums, Texels, gather
-from deployments.stage2.texture.rasterizer import interpolate, rasterize
+from deployments.stage2.texture.projection import ColourSums, Sight, Texels, gather
 from deployments.stage2.texture.registration import register
 from deployments.stage2.texture.views import VIEWS, foreground
 
@@ -50,6 +53,7 @@ class Texture:
         return colours
 
 
+@torch.inference_mode()
 def bake(
     mesh: Mesh,
     atlas: Atlas,
@@ -58,6 +62,7 @@ def bake(
     texture_size: int,
     *,
     gaussians: Gaussians | None = None,
+    device: torch.device | str = "cpu",
 ) -> Texture:
     """Colour the mesh from five pictures.
 
@@ -69,53 +74,66 @@ def bake(
         normal: (5, H, H, 3) normal pictures; they say where the subject is.
         texture_size: T, pixels a side.
         gaussians: colours for texels that no picture sees; without them the nearest seen do.
+        device: where to work: compiled loops on a CPU, tensor operations elsewhere.
 
     Raises:
         GenerationError: code "nothing_to_bake" when no picture shows any part of the mesh.
     """
-    masks = foreground(normal)
-    rasters = [view.draw(mesh, color.shape[1]) for view in VIEWS]
-    shifts = register([raster.covered for raster in rasters[:4]], list(masks[:4]))
+    device, size = torch.device(device), color.shape[1]
+    shown = foreground(normal)
+    painting = len(VIEWS) if _face_may_paint(color, shown) else len(VIEWS) - 1
+    depths = [view_depth(mesh, view, size, device) for view in VIEWS[:painting]]
+    pictures, masks = torch.from_numpy(color).to(device), torch.from_numpy(shown).to(device)
+    shifts = register(torch.stack([depth.isfinite() for depth in depths[:4]]), masks[:4])
 
-    texels, known = surface_texels(mesh, atlas, texture_size)
-    sums = ColourSums.empty(len(texels.position))
-    painting = len(VIEWS) if _face_may_paint(color, masks) else len(VIEWS) - 1
-    for view, picture, mask, raster, shift in zip(
-        VIEWS[:painting],
-        color[:painting],
-        masks[:painting],
-        rasters[:painting],
-        shifts[:painting],
-        strict=True,
-    ):
-        gather(texels, view, picture, mask, raster, shift, sums)
+    texels, known = surface_texels(mesh, atlas, texture_size, device)
+    sums = ColourSums.empty(len(texels.position), device)
+    for number, depth in enumerate(depths):
+        view, mask, shift = VIEWS[number], masks[number], shifts[number]
+        gather(
+            texels,
+            Sight(
+                view,
+                without_rim(pictures[number], mask),
+                confidence(view, depth, mask, shift),
+                torch.where(depth.isfinite(), depth, -torch.inf),
+                (float(shift[0]), float(shift[1])),
+            ),
+            sums,
+        )
+    colours = _blended(texels, sums, gaussians)
+    texture = torch.zeros(texture_size, texture_size, 3, device=device)
+    texture[known] = colours
+    texture = grow(texture, known, CHART_GROWTH)
+    seen = float((sums.weight > 0).float().mean())
+    logger.info(
+        "baked %d texels, %.1f %% seen, shifts %s", len(colours), 100 * seen, shifts.tolist()
+    )
+    pixels: UInt8 = (texture + 0.5).clamp_(0, 255).byte().cpu().numpy()
+    return Texture(pixels, seen, shifts)
 
+
+def _blended(texels: Texels, sums: ColourSums, gaussians: Gaussians | None) -> Tensor:
+    """The colour of every texel: what was gathered, or a guess where that is next to nothing."""
+    colours = sums.colour / sums.weight.clamp(min=1e-6)[:, None]
     certain = sums.weight >= CERTAIN
-    if not certain.any():
+    doubtful = (~certain).nonzero()[:, 0]
+    if len(doubtful) == len(colours):
         raise GenerationError(
             "none of the five pictures shows any part of the mesh: pictures and voxels do not "
             "belong together, or the normal pictures are blank",
             code="nothing_to_bake",
         )
-    colours = (sums.colour / np.maximum(sums.weight, 1e-6)[:, None]).astype(np.float32)
-    doubtful = Texels(texels.position[~certain], texels.normal[~certain])
-    if len(doubtful.position):
-        sure = Texels(texels.position[certain], texels.normal[certain])
+    if len(doubtful):
+        unseen = texels[doubtful]
         guess = (
-            from_seen(doubtful, sure, colours[certain])
+            from_seen(unseen, texels[certain], colours[certain])
             if gaussians is None or len(gaussians) == 0
-            else from_gaussians(doubtful.position, gaussians)
+            else from_gaussians(unseen.position, gaussians)
         )
-        share = (sums.weight[~certain] / CERTAIN)[:, None]
-        colours[~certain] = share * colours[~certain] + (1.0 - share) * guess
-    texture = np.zeros((texture_size, texture_size, 3), np.float32)
-    texture[known] = colours
-    grow(texture, known, CHART_GROWTH)
-    seen = float((sums.weight > 0).mean())
-    logger.info(
-        "baked %d texels, %.1f %% seen, shifts %s", len(certain), 100 * seen, shifts.tolist()
-    )
-    return Texture((texture + 0.5).clip(0, 255).astype(np.uint8), seen, shifts)
+        share = (sums.weight[doubtful] / CERTAIN)[:, None]
+        colours[doubtful] = torch.lerp(guess, colours[doubtful], share)
+    return colours
 
 
 def _face_may_paint(color: UInt8, masks: NDArray[np.bool_]) -> bool:
@@ -124,25 +142,6 @@ def _face_may_paint(color: UInt8, masks: NDArray[np.bool_]) -> bool:
         return True
     logger.info("the face picture differs from the front by %.0f: not used", difference)
     return False
-
-
-def surface_texels(mesh: Mesh, atlas: Atlas, texture_size: int) -> tuple[Texels, NDArray[np.bool_]]:
-    """Position and smooth normal of every texel inside a chart, and where those are, (T, T)."""
-    uv = atlas.uv.astype(np.float64)
-    column, row = uv[:, 0] * texture_size - 0.5, (1.0 - uv[:, 1]) * texture_size - 0.5
-    raster = rasterize(column, row, np.zeros(len(uv)), atlas.faces, (texture_size, texture_size))
-    values = np.concatenate((mesh.vertices, mesh.vertex_normals()), axis=1)[atlas.source]
-    position, normal = np.split(
-        interpolate(raster, atlas.faces, values.astype(np.float32)), 2, axis=1
-    )
-    length = np.linalg.norm(normal, axis=1, keepdims=True)
-    return (
-        Texels(
-            np.ascontiguousarray(position),
-            np.ascontiguousarray(normal / np.maximum(length, 1e-12)),
-        ),
-        raster.covered,
-    )
 
 
 def warm_up() -> None:

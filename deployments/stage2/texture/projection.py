@@ -5,134 +5,109 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy import ndimage
+import torch
+from torch import Tensor
 
-from deployments.stage2.mesh.surface import Float32, Float64
-from deployments.stage2.texture.compiled import compiled, in_bands
-from deployments.stage2.texture.rasterizer import Raster
-from deployments.stage2.texture.views import OFFICIAL_SIZE, View
+from deployments.contracts import UInt8
+from deployments.stage2.compiled import compiled, in_bands
+from deployments.stage2.mesh.surface import Float32
+from deployments.stage2.texture.views import View
 
 FACING = 0.1  # texels turned further away than this cosine are left to other views
-SHARPNESS = 3.0  # exponent of the cosine in the weight: 1..4 measure the same, more is worse
+SHARPNESS = 3  # exponent of the cosine in the weight: 1..4 measure the same, more is worse
 DEPTH_TOLERANCE = 0.006  # of the unit cube, about 1.5 voxels at 256
-DEPTH_STEP = 0.02  # a jump in depth above this hides what lies behind
-RIM = 1.5  # pixels along the silhouette that hold some background
-RAMP = 4.0  # pixels at the official size over which a view fades in from its border
 FACE_WEIGHT = 4.0  # the zoomed picture knows the face better than the front picture does
 
 
 @dataclass(frozen=True)
 class Texels:
-    """The points of the surface that own a texel."""
+    """The points of the surface that own a texel, or some of them."""
 
-    position: Float32  # (P, 3)
-    normal: Float32  # (P, 3) unit
+    position: Tensor  # (P, 3) float32
+    normal: Tensor  # (P, 3) float32, unit
+
+    def __getitem__(self, rows: Tensor) -> Texels:
+        return Texels(self.position[rows], self.normal[rows])
 
 
 @dataclass(frozen=True)
 class ColourSums:
     """Weighted colours so far; divide one by the other."""
 
-    colour: Float32  # (P, 3) sum of weight times colour 0..255
-    weight: Float32  # (P,)
+    colour: Tensor  # (P, 3) float32, sum of weight times colour 0..255
+    weight: Tensor  # (P,) float32
 
     @staticmethod
-    def empty(texels: int) -> ColourSums:
+    def empty(texels: int, device: torch.device) -> ColourSums:
         """Nothing gathered yet."""
-        return ColourSums(np.zeros((texels, 3), np.float32), np.zeros(texels, np.float32))
+        return ColourSums(torch.zeros(texels, 3, device=device), torch.zeros(texels, device=device))
 
 
-def without_rim(picture: NDArray[np.uint8], foreground: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """The picture with the colours inside its silhouette carried outward over the rim, (H, H, 3).
+@dataclass(frozen=True)
+class Sight:
+    """One picture and what decides which of its pixels a texel may take."""
 
-    Pixels on the silhouette are mixed with the background; read as they are, they leave pale specks
-    wherever a surface is only seen edge on. Parts thinner than twice the rim stay as they are.
-    """
-    inside = ndimage.distance_transform_edt(foreground) > RIM
-    distance, nearest = ndimage.distance_transform_edt(~inside, return_indices=True)
-    replaced = (distance > 0) & (distance < 2 * RIM)
-    result = picture.copy()
-    result[replaced] = picture[tuple(nearest[:, replaced])]
-    return result
+    view: View
+    picture: Tensor  # (H, H, 3) uint8, stored orientation
+    trust: Tensor  # (H, H) float32, 0 where it must not be read to 1
+    depth: Tensor  # (H, H) float32, the mesh drawn in this view, -inf beside it
+    shift: tuple[float, float]  # (column, row) from projected to picture position
 
+    @property
+    def scale(self) -> float:
+        """Pixels in a length of 1."""
+        return self.view.zoom * self.depth.shape[0]
 
-def confidence(
-    view: View, raster: Raster, foreground: NDArray[np.bool_], shift: Float64
-) -> Float32:
-    """How far each pixel of the mesh's view lies from any border, 0 at it to 1 inside, (H, H).
+    @property
+    def tolerance(self) -> float:
+        """How far behind the drawn mesh a texel still counts as seen."""
+        return max(DEPTH_TOLERANCE, 1.5 / self.scale)
 
-    Borders are the picture's silhouette (moved back by the shift), jumps of the mesh's own depth,
-    and, for the face picture, the frame.
-    """
-    size = foreground.shape[0]
-    ramp = max(1.0, RAMP * size / OFFICIAL_SIZE) * view.zoom
-    column, row = (round(float(value)) for value in shift)
-    known = np.zeros_like(foreground)
-    known[_overlap(size, -row), _overlap(size, -column)] = foreground[
-        _overlap(size, row), _overlap(size, column)
-    ]
-    depth = np.where(raster.covered, raster.depth, 1e3)
-    for axis in (0, 1):
-        jump = np.abs(np.diff(depth, axis=axis)) > DEPTH_STEP
-        np.moveaxis(known, axis, 0)[1:] &= ~np.moveaxis(jump, axis, 0)
-        np.moveaxis(known, axis, 0)[:-1] &= ~np.moveaxis(jump, axis, 0)
-    distance = ndimage.distance_transform_edt(known)
-    if view.zoom > 1.0:
-        inset = np.minimum(np.arange(size), np.arange(size)[::-1])
-        distance = np.minimum(distance, inset[None, :] / 8.0)  # a wide fade into the front view
-        distance = np.minimum(distance, np.arange(size)[::-1, None] / 8.0)
-    return np.clip((distance - 0.5) / ramp, 0.0, 1.0).astype(np.float32)
+    @property
+    def weight(self) -> float:
+        """Of this picture among the others."""
+        return FACE_WEIGHT if self.view.zoom > 1.0 else 1.0
 
 
-def _overlap(size: int, offset: int) -> slice:
-    return slice(max(0, offset), size + min(0, offset))
-
-
-def gather(
-    texels: Texels,
-    view: View,
-    picture: NDArray[np.uint8],
-    foreground: NDArray[np.bool_],
-    raster: Raster,
-    shift: Float64,
-    sums: ColourSums,
-) -> None:
+def gather(texels: Texels, sight: Sight, sums: ColourSums) -> None:
     """Add what one picture shows to the texels it sees.
 
-    The weight of a texel is (n.v)^3, times the confidence of its pixel, times 4 for the face.
-
-    Args:
-        picture: (H, H, 3), stored orientation.
-        foreground: (H, H) where the picture shows the subject; the background is never read.
-        raster: the mesh drawn in this view at the same size.
-        shift: (column, row) from projected to picture position.
+    The weight of a texel is (n.v)^3, times the trust in its pixel, times that of the picture.
     """
-    size = picture.shape[0]
-    clean = without_rim(picture, foreground)
-    trust = confidence(view, raster, foreground, shift)
-    depth = np.where(raster.covered, raster.depth, np.float32(-np.inf))
-    tolerance = max(DEPTH_TOLERANCE, 1.5 / (size * view.zoom))
-    frame = np.array(
-        [view.column_axis, *view.toward_camera[:2], view.zoom * size, 0.5 / view.zoom, *shift]
-    )
-    weight = FACE_WEIGHT if view.zoom > 1.0 else 1.0
-    in_bands(
-        len(texels.position),
-        lambda start, stop: _gather(
+    if texels.position.device.type != "cpu":
+        from deployments.stage2.texture.device.gather import gather as gather_on_device
+
+        gather_on_device(texels.position, texels.normal, sight, sums.colour, sums.weight)
+        return
+    view = sight.view
+    frame = (view.column_axis, *view.toward_camera[:2], sight.scale, 0.5 / view.zoom, *sight.shift)
+    position, normal, picture, trust, depth, colour, weight = (
+        part.numpy()
+        for part in (
             texels.position,
             texels.normal,
-            clean,
+            sight.picture,
+            sight.trust,
+            sight.depth,
+            sums.colour,
+            sums.weight,
+        )
+    )
+    in_bands(
+        len(position),
+        lambda start, stop: _gather(
+            position,
+            normal,
+            picture,
             trust,
             depth,
             frame,
-            tolerance,
-            weight,
+            sight.tolerance,
+            sight.weight,
             start,
             stop,
-            sums.colour,
-            sums.weight,
+            colour,
+            weight,
         ),
     )
 
@@ -141,10 +116,10 @@ def gather(
 def _gather(
     position: Float32,
     normal: Float32,
-    picture: NDArray[np.uint8],
+    picture: UInt8,
     trust: Float32,
     depth: Float32,
-    frame: Float64,
+    frame: tuple[int, float, float, float, float, float, float],
     tolerance: float,
     view_weight: float,
     start: int,
@@ -152,8 +127,7 @@ def _gather(
     colour_sum: Float32,
     weight_sum: Float32,
 ) -> None:
-    axis = int(frame[0])
-    toward_x, toward_y, scale, left, shift_x, shift_y = frame[1:]
+    axis, toward_x, toward_y, scale, left, shift_x, shift_y = frame
     height, width = depth.shape
     for i in range(start, stop):
         cosine = normal[i, 0] * toward_x + normal[i, 1] * toward_y

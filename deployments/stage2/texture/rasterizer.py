@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from deployments.stage2.compiled import compiled, in_bands
 from deployments.stage2.mesh.surface import Float32, Float64, Int32
-from deployments.stage2.texture.compiled import compiled, in_bands
 
 
 @dataclass(frozen=True)

@@ -53,4 +53,5 @@ VIEWS = (
 
 def foreground(normal_picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Where a normal picture (..., H, W, 3) shows the subject, (..., H, W)."""
-    return np.asarray((normal_picture < FOREGROUND_BELOW).any(axis=-1))
+    red, green, blue = (normal_picture[..., channel] < FOREGROUND_BELOW for channel in range(3))
+    return np.asarray(red | green | blue)

@@ -5,13 +5,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from deployments.errors import GenerationError
+from deployments.stage2.compiled import compiled, in_bands
 from deployments.stage2.gaussians import Gaussians
 from deployments.stage2.mesh.cleaning import decimate
 from deployments.stage2.mesh.unwrap import unwrap
-from deployments.stage2.texture.bake import bake, surface_texels, warm_up
-from deployments.stage2.texture.compiled import compiled, in_bands
+from deployments.stage2.texture.bake import bake, warm_up
+from deployments.stage2.texture.drawing import surface_texels
 
 SIZE = 256
 
@@ -22,8 +24,8 @@ def _errors(figure: Any, **changes: Any) -> tuple[np.ndarray, Any]:
     atlas = unwrap(mesh, SIZE)
     views = replace(figure.multiview, **{k: v for k, v in changes.items() if k != "gaussians"})
     texture = bake(mesh, atlas, views.color, views.normal, SIZE, gaussians=changes.get("gaussians"))
-    texels, known = surface_texels(mesh, atlas, SIZE)
-    return np.abs(texture.pixels[known] - figure.paint(texels.position)), texture
+    texels, known = surface_texels(mesh, atlas, SIZE, torch.device("cpu"))
+    return np.abs(texture.pixels[known] - figure.paint(texels.position.numpy())), texture
 
 
 def test_colours_land_where_the_pictures_show_them(figure: Any) -> None:
@@ -88,3 +90,26 @@ def test_loops_compile_where_no_cache_can_be_written() -> None:
     values = np.ones(1000)
     in_bands(1000, lambda start, stop: double(values, start, stop))
     assert (values == 2).all()
+
+
+@pytest.mark.gpu
+def test_a_gpu_bakes_the_same_texture(figure: Any) -> None:
+    mesh = decimate(figure.mesh, target_faces=3000)
+    atlas = unwrap(mesh, SIZE)
+    views = figure.multiview
+    points = mesh.vertices[::2]
+    gaussians = Gaussians(
+        points,
+        np.full((len(points), 3), 0.02, np.float32),
+        np.tile(np.array([1, 0, 0, 0], np.float32), (len(points), 1)),
+        np.ones(len(points), np.float32),
+        (points + 0.5).clip(0, 1),
+    )
+    on_cpu, on_gpu = (
+        bake(mesh, atlas, views.color, views.normal, SIZE, gaussians=gaussians, device=device)
+        for device in ("cpu", "cuda")
+    )
+    assert on_gpu.shifts == pytest.approx(on_cpu.shifts, abs=1e-3)
+    assert on_gpu.seen == pytest.approx(on_cpu.seen, abs=2e-3)
+    difference = np.abs(on_gpu.pixels.astype(int) - on_cpu.pixels).max(axis=-1)
+    assert (difference <= 2).mean() > 0.99

@@ -1,56 +1,58 @@
+"""The compiled gather and its tensor form add the same colours with the same weights."""
+
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+import pytest
+import torch
 
-from deployments.stage2.texture.projection import confidence, without_rim
+from deployments.stage2.texture.borders import confidence
+from deployments.stage2.texture.device.gather import gather as gather_tensors
+from deployments.stage2.texture.drawing import view_depth
+from deployments.stage2.texture.projection import ColourSums, Sight, Texels, gather
 from deployments.stage2.texture.views import VIEWS, foreground
 
-
-def test_the_rim_takes_the_colour_inside_it() -> None:
-    """A green square whose outermost pixels are half white."""
-    picture = np.full((40, 40, 3), 255, np.uint8)
-    picture[10:30, 10:30] = (128, 255, 128)
-    picture[11:29, 11:29] = (0, 255, 0)
-    shown = np.zeros((40, 40), bool)
-    shown[10:30, 10:30] = True
-    clean = without_rim(picture, shown)
-    assert (clean[10:30, 10:30] == (0, 255, 0)).all()
-    assert (clean[:7] == 255).all()
+CPU = torch.device("cpu")
 
 
-def test_parts_too_thin_to_have_an_inside_stay() -> None:
-    picture = np.full((20, 20, 3), 255, np.uint8)
-    picture[:, 10:12] = (200, 10, 10)
-    assert np.array_equal(without_rim(picture, (picture < 230).any(axis=-1)), picture)
-
-
-def test_confidence_fades_at_silhouettes_and_depth_jumps(figure: Any) -> None:
-    view, size = VIEWS[1], figure.multiview.normal.shape[1]
-    raster = view.draw(figure.mesh, size)
-    trust = confidence(view, raster, foreground(figure.multiview.normal[1]), np.zeros(2))
-    assert (trust[~raster.covered] == 0).all()
-    assert trust.max() == 1.0
-    depth = np.where(raster.covered, raster.depth, np.nan)
-    jump = np.abs(np.diff(depth, axis=0)) > 0.02
-    assert jump.any()  # the left arm stands out toward this camera
-    assert (trust[1:][jump] == 0).all()
-    assert (trust[:-1][jump] == 0).all()
-
-
-def test_a_shift_moves_the_silhouette_with_the_picture(figure: Any) -> None:
-    view, size = VIEWS[0], figure.multiview.normal.shape[1]
-    raster = view.draw(figure.mesh, size)
-    shown = foreground(figure.multiview.normal[0])
-    moved = confidence(view, raster, np.roll(shown, 5, axis=1), np.array([5.0, 0.0]))
-    assert np.array_equal(moved, confidence(view, raster, shown, np.zeros(2)))
-
-
-def test_the_face_picture_fades_toward_its_frame(figure: Any) -> None:
-    view, size = VIEWS[4], figure.multiview.normal.shape[1]
-    trust = confidence(
-        view, view.draw(figure.mesh, size), foreground(figure.multiview.normal[4]), np.zeros(2)
+def _sight(figure: Any, number: int, shift: tuple[float, float]) -> Sight:
+    view, size = VIEWS[number], figure.multiview.normal.shape[1]
+    depth = view_depth(figure.mesh, view, size, CPU)
+    shown = torch.from_numpy(foreground(figure.multiview.normal[number]))
+    picture = torch.from_numpy(figure.multiview.color[number])
+    return Sight(
+        view,
+        picture,
+        confidence(view, depth, shown, np.array(shift)),
+        torch.where(depth.isfinite(), depth, -torch.inf),
+        shift,
     )
-    assert trust[-1].max() == 0
-    assert trust[size // 2].max() > trust[-8].max()
+
+
+def _texels(figure: Any) -> Texels:
+    mesh = figure.mesh
+    normals = torch.from_numpy(mesh.vertex_normals().astype(np.float32))
+    return Texels(torch.from_numpy(mesh.vertices), normals)
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_both_forms_gather_the_same(figure: Any, number: int) -> None:
+    texels, sight = _texels(figure), _sight(figure, number, (0.4, -0.3))
+    loops, tensors = (ColourSums.empty(len(texels.position), CPU) for _ in range(2))
+    gather(texels, sight, loops)
+    gather_tensors(texels.position, texels.normal, sight, tensors.colour, tensors.weight)
+    assert (loops.weight > 0).float().mean() > 0.02
+    assert torch.allclose(tensors.weight, loops.weight, atol=2e-3)
+    assert torch.allclose(tensors.colour, loops.colour, atol=0.5)
+
+
+def test_a_texel_takes_the_colour_that_the_picture_shows_there(figure: Any) -> None:
+    texels = _texels(figure)
+    sums = ColourSums.empty(len(texels.position), CPU)
+    gather(texels, _sight(figure, 0, (0.0, 0.0)), sums)
+    seen = sums.weight > 0.5
+    found = (sums.colour[seen] / sums.weight[seen, None]).numpy()
+    assert np.abs(found - figure.paint(texels.position[seen].numpy())).max() < 6.0
+    assert (texels.normal[seen, 1] < 0).all()  # the front picture colours what faces -y

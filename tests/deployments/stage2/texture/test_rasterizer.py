@@ -1,5 +1,8 @@
 import numpy as np
+import pytest
+import torch
 
+from deployments.stage2.texture.device import raster as device_raster
 from deployments.stage2.texture.rasterizer import interpolate, rasterize
 
 X = np.array([0.0, 10.0, 0.0])
@@ -36,3 +39,27 @@ def test_triangles_outside_the_picture_and_degenerate_ones_draw_nothing() -> Non
     y = np.array([0.0, 0.0, 10.0, 0.0, 5.0, 9.0])
     faces = np.array([[0, 1, 2], [3, 4, 5]], np.int32)
     assert not rasterize(x, y, np.zeros(6), faces, (12, 12)).covered.any()
+
+
+def test_tensor_operations_draw_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triangles of all sizes, over each other, partly outside, in more than one portion."""
+    monkeypatch.setattr(device_raster, "CANDIDATES", 500)
+    rng = np.random.default_rng(0)
+    middle = rng.uniform(-5, 45, (60, 1, 2))
+    points = np.concatenate(
+        (middle + rng.normal(0, 6, (60, 3, 2)), rng.uniform(-1, 1, (60, 3, 1))), axis=2
+    ).reshape(-1, 3)
+    faces = np.arange(180, dtype=np.int32).reshape(-1, 3)
+    values = rng.random((180, 4)).astype(np.float32)
+    loops = rasterize(*points.T, faces, (30, 40))
+    tensors = [torch.from_numpy(points), torch.from_numpy(faces).long()]
+    drawn = device_raster.rasterize(*tensors, (30, 40))
+    assert np.array_equal(drawn.face.numpy(), loops.face)
+    assert np.allclose(drawn.depth.numpy(), loops.depth)
+    found = device_raster.interpolate(drawn, *tensors, torch.from_numpy(values))
+    assert np.allclose(found.numpy(), interpolate(loops, faces, values), atol=1e-5)
+
+
+def test_tensor_operations_draw_nothing_without_triangles() -> None:
+    points, faces = torch.zeros(1, 3, dtype=torch.float64), torch.zeros(0, 3, dtype=torch.int64)
+    assert not device_raster.rasterize(points, faces, (8, 8)).covered.any()

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 
-from deployments.stage2.texture.registration import best_shift, register
+from deployments.stage2.texture.registration import best_shifts, register
 
 
 def _blob(shift: tuple[float, float], size: int = 768) -> np.ndarray:
@@ -11,6 +12,11 @@ def _blob(shift: tuple[float, float], size: int = 768) -> np.ndarray:
     body = (column / 80) ** 2 + (row / 300) ** 2 < 1
     arm = (np.abs(column - 100) < 90) & (np.abs(row + 100) < 20)
     return body | arm
+
+
+def best_shift(silhouette: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    both = (torch.from_numpy(mask.copy())[None] for mask in (silhouette, picture))
+    return best_shifts(*both)[0]
 
 
 @pytest.mark.parametrize("shift", [(2.0, 0.0), (-3.0, 1.0), (0.5, -5.0), (4.4, 4.4)])
@@ -36,7 +42,8 @@ def test_an_empty_picture_moves_nothing() -> None:
 
 def test_the_face_moves_with_the_front_three_times_as_far() -> None:
     mesh = [_blob((0, 0))] * 4
-    shifts = register(mesh, [_blob((2, 1)), *mesh[1:]])
+    pictures = [_blob((2, 1)), *mesh[1:]]
+    shifts = register(*(torch.from_numpy(np.stack(masks)) for masks in (mesh, pictures)))
     assert shifts[4] == pytest.approx(3 * shifts[0])
     assert shifts[1:4].tolist() == [[0.0, 0.0]] * 3
 

@@ -1,4 +1,4 @@
-"""How this folder's inner loops are compiled and run.
+"""How the inner loops of mesh and texture are compiled and run.
 
 Loops are numba functions that release the GIL; a thread pool of our own runs them band by band.
 numba's parallel mode is left alone: its fall-back threading layer aborts the whole process when two
