@@ -14,6 +14,7 @@ YAML.
 # No ``from __future__ import annotations`` here: Serve looks at the annotation itself to see which
 # model a builder wants, and hands over a plain dict where it finds a text.
 
+from functools import partial
 from typing import Any
 
 import ray
@@ -26,9 +27,11 @@ from deployments.preview.deployment import Preview
 from deployments.replica import Watch, Weights
 from deployments.stage1.deployment import Stage1
 from deployments.stage2.deployment import Stage2
+from deployments.stage_report import OpenSink
 from serve_app.ingress.deployment import Gateway
 from serve_app.jobs.deployment import Jobs
-from serve_app.settings import AllArgs, FrontArgs, Stage1Args, Stage2Args, WorkerArgs
+from serve_app.metrics.stage_sink import open_stage_sink
+from serve_app.settings import AllArgs, FrontArgs, Stage1Args, Stage2Args, TraceArgs, WorkerArgs
 
 
 def front(args: FrontArgs) -> Application:
@@ -74,11 +77,12 @@ def _front(
         matting=args.matting,
         max_megapixels=args.max_megapixels,
         min_side=args.min_side_px,
+        open_sink=_sink(args),
     )
     jobs = _deployment(Jobs).bind(
         args,
         preprocess=preprocess,
-        preview=_deployment(Preview).bind(),
+        preview=_deployment(Preview).bind(open_sink=_sink(args)),
         stage1=stage1,
         stage2=stage2,
     )
@@ -87,7 +91,9 @@ def _front(
 
 def bind_stage1(args: Stage1Args, deployment: Deployment) -> Application:
     """``Stage1``, or a deployment that takes the same arguments, with these."""
-    return deployment.bind(_weights(args), _watch(args), compile_model=args.compile)
+    return deployment.bind(
+        _weights(args), _watch(args), compile_model=args.compile, open_sink=_sink(args)
+    )
 
 
 def bind_stage2(args: Stage2Args, deployment: Deployment) -> Application:
@@ -97,6 +103,7 @@ def bind_stage2(args: Stage2Args, deployment: Deployment) -> Application:
         _watch(args),
         extraction="kaolin" if args.require_kaolin else "native",
         idle=args.on_missing == "idle",
+        open_sink=_sink(args),
     )
 
 
@@ -112,6 +119,10 @@ def _weights(args: WorkerArgs) -> Weights:
 
 def _watch(args: WorkerArgs) -> Watch:
     return Watch(args.jobs_app, args.heartbeat_s, args.alive_check_s, args.step_timeout_s)
+
+
+def _sink(args: TraceArgs) -> OpenSink:
+    return partial(open_stage_sink, args.trace_endpoint, args.trace_ratio)
 
 
 def _gpus_a_stage(args: AllArgs, *, stages: int) -> float:

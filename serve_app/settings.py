@@ -81,6 +81,19 @@ class CheckpointArgs(SettingsBase):
     )
 
 
+class TraceArgs(SettingsBase):
+    """Where spans go (tracing.py)."""
+
+    trace_endpoint: str | None = Field(
+        None,
+        description="OTLP/HTTP collector such as http://collector:4318/v1/traces; needs the extra "
+        "'tracing'. null: no spans, and traceparent is handed on",
+    )
+    trace_ratio: float = Field(
+        1.0, ge=0, le=1, description="share of the traces begun here that are kept"
+    )
+
+
 class LiveArgs(ModeArgs):
     """What may change while the service runs (``user_config`` of Gateway and Jobs)."""
 
@@ -132,7 +145,7 @@ class LiveArgs(ModeArgs):
     )
 
 
-class FrontArgs(LiveArgs, CheckpointArgs):
+class FrontArgs(LiveArgs, CheckpointArgs, TraceArgs):
     """Application ``front``: Gateway, Jobs, Preprocess and Preview."""
 
     storage_url: Location = Field("tmp_api_jobs", description="folder or fsspec URL for artifacts")
@@ -150,8 +163,8 @@ class FrontArgs(LiveArgs, CheckpointArgs):
         "its autoscaler never sees a queue",
     )
     lease_s: float = Field(30, ge=1, description="a job whose runner is silent so long is free")
-    heartbeat_stale_s: float = Field(15, gt=0, description="a stage replica silent so long is gone")
-    monitor_period_s: float = Field(5, gt=0, description="time between looks at Serve's own status")
+    heartbeat_stale_s: float = Field(5, gt=0, description="a stage replica silent so long is gone")
+    monitor_period_s: float = Field(2, gt=0, description="time between looks at Serve's own status")
     drain_s: Seconds = Field(
         640, description="how long a leaving Jobs replica waits for its jobs (below Serve's grace)"
     )
@@ -164,7 +177,7 @@ class FrontArgs(LiveArgs, CheckpointArgs):
     )
 
 
-class WorkerArgs(CheckpointArgs):
+class WorkerArgs(CheckpointArgs, TraceArgs):
     """What Stage 1 and Stage 2 share: weights, the device and how the replica is watched."""
 
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
@@ -176,7 +189,7 @@ class WorkerArgs(CheckpointArgs):
         description="auto: the best that works here",
     )
     jobs_app: str | None = Field("front", description="application with Jobs; null: the own one")
-    heartbeat_s: float = Field(5, gt=0, description="time between reports to Jobs")
+    heartbeat_s: float = Field(1.5, gt=0, description="time between reports to Jobs")
     alive_check_s: float = Field(3, gt=0, description="time between questions whether a job is on")
     step_timeout_s: float = Field(
         600, gt=0, description="a replica without progress for so long is declared unhealthy"

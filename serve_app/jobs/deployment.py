@@ -14,8 +14,10 @@ from serve_app.jobs.runner import Stages
 from serve_app.jobs.service import JobRoom
 from serve_app.jobs.stages import StageCaller, through_handle
 from serve_app.jobs.tables import Database
+from serve_app.metrics.recorder import RayRecorder
 from serve_app.settings import FrontArgs, LiveArgs
 from serve_app.storage import open_storage
+from serve_app.tracing import open_tracer
 
 
 @serve.deployment(
@@ -79,6 +81,8 @@ class Jobs:
             applications={
                 name: places[name][0] if name in places else None for name in deployments
             },
+            recorder=RayRecorder(),
+            tracer=open_tracer(args.trace_endpoint, args.trace_ratio),
         )
         self._room.start()
 

@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
@@ -30,8 +31,10 @@ from deployments.errors import (
     SyncHumanError,
 )
 from deployments.messages import Step, WorkOrder
+from deployments.stage_report import log_fields
 from serve_app.jobs.artifacts import ArtifactFolder, unpack_multiview
 from serve_app.jobs.claims import Claim, ClaimStore, FenceLost
+from serve_app.jobs.observer import JobObserver
 from serve_app.jobs.outcome import Outcome, failure_of, final_error
 from serve_app.jobs.protocol import JobStatus, StageReport, StageState
 from serve_app.jobs.stages import Patience, StageCaller, StageFailed, StageLost
@@ -70,6 +73,7 @@ class RunnerRoom:
     live: Callable[[], LiveArgs]  # the settings of this moment
     lease_s: float  # told to the stages with every order
     changed: Callable[[str], None]  # called after every event, to wake those who watch the job
+    observe: Callable[[Claim], JobObserver] = JobObserver
 
 
 class _TryAgain(Exception):  # noqa: N818
@@ -78,7 +82,7 @@ class _TryAgain(Exception):  # noqa: N818
     def __init__(self, stage: str, cause: Exception) -> None:
         super().__init__(f"{stage}: {cause}")
         self.stage = stage
-        self.cause = str(cause)
+        self.cause = cause
 
 
 class JobRun:
@@ -87,6 +91,7 @@ class JobRun:
     def __init__(self, room: RunnerRoom, claim: Claim) -> None:
         self._room = room
         self._outcome = Outcome(seconds=dict(claim.seconds))
+        self._observer = room.observe(claim)
         self._take(claim)
 
     def _take(self, claim: Claim) -> None:
@@ -98,6 +103,7 @@ class JobRun:
 
     async def run(self) -> None:
         """Bring the job to its end. Returns quietly when it was taken over meanwhile."""
+        self._observer.begin()
         try:
             try:
                 while not await self._done_in_one():
@@ -107,19 +113,22 @@ class JobRun:
             except Exception as error:
                 await self._end_badly(error)
         except FenceLost as lost:
-            log.info("%s", lost, extra={"job_id": self.claim.job})
+            self._observer.ended("lost")
+            log.info("%s", lost, extra=log_fields(job_id=self.claim.job))
 
     async def end_cancelled(self) -> None:
         """End the job, whose run somebody has cancelled."""
         try:
             await self._end_badly(Cancelled())
         except FenceLost as lost:
-            log.info("%s", lost, extra={"job_id": self.claim.job})
+            self._observer.ended("lost")
+            log.info("%s", lost, extra=log_fields(job_id=self.claim.job))
 
     async def release(self) -> None:
         """Give the job back for another runner."""
         with contextlib.suppress(FenceLost):
             await self._stored(self._room.claims.release, self.claim.job, self.claim.fence)
+        self._observer.ended("released")
 
     async def _done_in_one(self) -> bool:
         """Try once. False: try again, under a new fence."""
@@ -128,9 +137,13 @@ class JobRun:
             return True
         except _TryAgain as again:
             log.warning(
-                "job %s tries again: %s", self.claim.job, again, extra={"job_id": self.claim.job}
+                "job %s tries again: %s",
+                self.claim.job,
+                again,
+                extra=log_fields(job_id=self.claim.job),
             )
-            body = {"stage": again.stage, "cause": again.cause, "attempt": self._attempt}
+            self._observer.retried(again.stage, again.cause)
+            body = {"stage": again.stage, "cause": str(again.cause), "attempt": self._attempt}
             await self._note("retry", body)
             claims = self._room.claims
             self._take(await self._stored(claims.take_again, self.claim.job, self.claim.fence))
@@ -202,8 +215,9 @@ class JobRun:
                 "job %s falls back to Stage 1: %s",
                 self.claim.job,
                 reason,
-                extra={"job_id": self.claim.job},
+                extra=log_fields(job_id=self.claim.job),
             )
+            self._observer.fell_back(error)
             self._outcome.stage2 = StageReport(status=status, reason=reason)
             await self._note("stage", {"stage": "stage2", "state": status, "reason": reason})
             return
@@ -218,7 +232,10 @@ class JobRun:
         if caller is None:
             reason = "this service was started without Stage 2"
             raise StageUnavailable(
-                f"stage2 can not run: {reason}", code="stage2_unavailable", reason=reason
+                f"stage2 can not run: {reason}",
+                code="stage2_unavailable",
+                reason=reason,
+                state="absent",
             )
         try:
             asset = await self._call_counted(caller, prepared, multiview, self._options)
@@ -246,8 +263,10 @@ class JobRun:
 
     async def _call(self, caller: StageCaller, *inputs: Any, counted: bool = False) -> Any:
         claim, name = self.claim, caller.name
+        asked = time.monotonic()
 
         async def started() -> None:
+            self._observer.waited(name, time.monotonic() - asked)
             if counted:
                 self._attempt = await self._stored(
                     self._room.claims.started, claim.job, claim.fence, name
@@ -266,7 +285,7 @@ class JobRun:
         place = {"stage": name, "step": 0, "steps": 0}
         await self._note("stage", {"stage": name, "state": "waiting"}, **place)
         finished = await caller.call(
-            WorkOrder(claim.job, claim.fence, self._room.lease_s),
+            self._order(),
             *inputs,
             patience=Patience(
                 state, lambda seen: allowed_wait(name, seen, claim.mode, self._room.live())
@@ -278,6 +297,17 @@ class JobRun:
         self._outcome.checkpoint = finished.checkpoint or self._outcome.checkpoint
         self._outcome.backends.update(finished.backends)
         return finished.value
+
+    def _order(self) -> WorkOrder:
+        claim = self.claim
+        return WorkOrder(
+            claim.job,
+            claim.fence,
+            self._room.lease_s,
+            attempt=self._attempt + (not self._counted),
+            request_id=claim.request_id,
+            traceparent=self._observer.traceparent,
+        )
 
     def _try_again(self, stage: str, problem: StageLost | StageFailed) -> None:
         """:raises _TryAgain: when the problem may pass and the job has attempts left."""
@@ -312,7 +342,10 @@ class JobRun:
         try:  # the job is done either way: its row names every file
             await asyncio.to_thread(self._room.storage.publish, self.claim.job, folder.path)
         except ServiceError as error:
-            log.warning("%s", error, extra={"job_id": self.claim.job})
+            log.warning("%s", error, extra=log_fields(job_id=self.claim.job))
+        asked_for_more = self.claim.mode is Mode.GRACEFUL_FALLBACK
+        complete = outcome.stage2.status == "completed" or not asked_for_more
+        self._observer.ended("succeeded" if complete else "fallback")
         self._room.changed(self.claim.job)  # whoever waited finds the folder that the answer names
 
     async def _end_badly(self, error: Exception) -> None:
@@ -322,11 +355,14 @@ class JobRun:
             status, event, values = JobStatus.CANCELLED, ("cancelled", {}), {}
         else:
             if not isinstance(error, SyncHumanError):
-                log.error("job %s failed", claim.job, exc_info=error, extra={"job_id": claim.job})
+                log.error(
+                    "job %s failed", claim.job, exc_info=error, extra=log_fields(job_id=claim.job)
+                )
             failure = failure_of(error).model_dump(mode="json")
             status, event, values = JobStatus.FAILED, ("failed", failure), {"failure": failure}
         finish = self._room.claims.finish
         await self._stored(finish, claim.job, claim.fence, status, event, **values)
+        self._observer.ended(status.value, event[1].get("code"))
         self._room.changed(claim.job)
 
     async def _note(self, kind: str, body: dict[str, Any], **values: Any) -> None:
@@ -347,7 +383,7 @@ class JobRun:
             except ServiceError as error:
                 if error.code not in ("store_unavailable", "storage_unavailable"):
                     raise
-                log.warning("%s", error, extra={"job_id": self.claim.job})
+                log.warning("%s", error, extra=log_fields(job_id=self.claim.job))
             await asyncio.sleep(pause)
         return await asyncio.to_thread(call, *args, **kwargs)
 

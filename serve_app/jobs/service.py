@@ -17,6 +17,7 @@ from deployments.messages import Heartbeat
 from serve_app.jobs.claims import Claim, ClaimStore
 from serve_app.jobs.listing import list_jobs
 from serve_app.jobs.monitor import Look, StatusMonitor
+from serve_app.jobs.observer import JobObserver
 from serve_app.jobs.protocol import (
     JobEvent,
     JobPage,
@@ -33,13 +34,17 @@ from serve_app.jobs.store import JobStore
 from serve_app.jobs.sweeper import Sweeper
 from serve_app.jobs.tables import Database
 from serve_app.jobs.watchers import Watchers
+from serve_app.metrics.catalogue import JOBS_QUEUED, JOBS_RUNNING, STAGE_REPLICAS
+from serve_app.metrics.recorder import NoRecorder, Recorder
 from serve_app.settings import FrontArgs, LiveArgs
 from serve_app.storage import Storage
+from serve_app.tracing import Tracer
 
 log = logging.getLogger("ray.serve")
 
 LOOK_FOR_JOBS_S = 0.5  # other replicas' submissions and expired leases are found by looking
 LOOK_FOR_EVENTS_S = 0.5
+TELL_EVERY_S = 5.0
 MEDIANS_KEPT_S = 5.0
 STATES_KEPT_S = 0.5
 STORE_AWAY_PAUSE_S = 1.0
@@ -62,6 +67,8 @@ class JobRoom:
         stages: Stages,
         look: Look,
         applications: Mapping[str, str | None],
+        recorder: Recorder | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self.live = LiveArgs.model_validate(
             {key: getattr(args, key) for key in LiveArgs.model_fields}
@@ -83,7 +90,9 @@ class JobRoom:
             live=lambda: self.live,
             lease_s=args.lease_s,
             changed=self._watchers.wake,
+            observe=lambda claim: JobObserver(claim, recorder, tracer),
         )
+        self._recorder = recorder or NoRecorder()
         self._sweeper = Sweeper(database, storage, tombstone_s=lambda: self.live.tombstone_s)
         self._runs: dict[str, JobRun] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -103,6 +112,7 @@ class JobRoom:
             self._claim_for_ever,
             self._renew_for_ever,
             self._sweep_for_ever,
+            self._tell_for_ever,
             self._monitor.watch,
         )
         self._loops = [asyncio.create_task(loop()) for loop in loops]
@@ -285,6 +295,19 @@ class JobRoom:
             except ServiceError as error:
                 log.error("%s: nothing swept: %s", self._name, error)
                 await asyncio.sleep(STORE_AWAY_PAUSE_S)
+
+    async def _tell_for_ever(self) -> None:
+        """Keep the gauges of the queue and of the stages' replicas current."""
+        while True:
+            with contextlib.suppress(ServiceError):  # the loops that need the store say so
+                states = await self._all_states()
+                counts = await asyncio.to_thread(self._store.counts)
+                self._recorder.record(JOBS_QUEUED, counts[JobStatus.QUEUED])
+                self._recorder.record(JOBS_RUNNING, counts[JobStatus.RUNNING])
+                for stage in ("stage1", "stage2"):
+                    able = [one for one in states[stage].replicas if one.reason is None]
+                    self._recorder.record(STAGE_REPLICAS, len(able), stage=stage)
+            await asyncio.sleep(TELL_EVERY_S)
 
     # What is known about the stages
 

@@ -141,7 +141,7 @@ class StageCaller:
             raise StageLost(f"{self.name} spoke out of turn: {type(item).__name__}")
         wait.reason = item.reason
         if not item.temporary and not await wait.others_can():
-            raise _unavailable(self.name, item.reason)
+            raise _unavailable(self.name, item.reason, "idle")
         await asyncio.sleep(BEFORE_NEXT_TRY_S)
 
     async def _follow(
@@ -200,24 +200,28 @@ class _Wait:
         if waited >= allowed:
             reason = state.reason or self.reason or f"all replicas of {self._stage} are busy"
             waiting = f" (waited {waited:.0f} s)" if allowed else ""
-            raise _unavailable(self._stage, reason + waiting)
+            word = "busy" if state.state == "up" else state.state
+            raise _unavailable(self._stage, reason + waiting, word)
 
 
-def _unavailable(stage: str, reason: str) -> StageUnavailable:
+def _unavailable(stage: str, reason: str, state: str) -> StageUnavailable:
     remedy = "Send the request again later"
     if stage == "stage2":
         remedy += ", or with graceful_fallback=true for what Stage 1 makes"
     return StageUnavailable(
-        f"{stage} can not run: {reason}. {remedy}", code=f"{stage}_unavailable", reason=reason
+        f"{stage} can not run: {reason}. {remedy}",
+        code=f"{stage}_unavailable",
+        reason=reason,
+        state=state,
     )
 
 
 def _verdict(stage: str, error: BaseException) -> Exception:
     """What an error of Ray or Serve means for the job."""
     if isinstance(error, DeploymentUnavailableError):
-        return _unavailable(stage, "its deployment failed or was removed")
+        return _unavailable(stage, "its deployment failed or was removed", "failed")
     if isinstance(error, BackPressureError):
-        return _unavailable(stage, "too many calls are queued for it")
+        return _unavailable(stage, "too many calls are queued for it", "busy")
     if isinstance(error, RayTaskError):  # raised by the shell, not by the pipeline in its thread
         failure = Failed(f"{stage}_failed", f"{stage} failed: {error.cause}", retryable=True)
         return StageFailed(failure)
