@@ -40,9 +40,9 @@ from deployments.stage2.finishing import finish
 from deployments.stage2.mesh.extraction import extract_mesh
 from deployments.stage2.mesh.surface import Mesh
 from deployments.stage2.orientation import TO_FILE
-from deployments.stage2.texture.bake import warm_up
 from deployments.stage2.texture.rasterizer import interpolate, rasterize
 from deployments.stage2.texture.views import VIEWS
+from deployments.stage2.warm_up import warm_up
 from training.people.generator import People
 
 SAMPLES = 2  # a side, as in the truth

@@ -7,7 +7,7 @@ from dataclasses import replace
 from deployments.contracts import GenerationOptions, MultiviewResult
 from deployments.preview.solid import preview_mesh
 from deployments.stage2.finishing import finish
-from deployments.stage2.texture.bake import warm_up
+from deployments.stage2.warm_up import warm_up
 
 FACES = 30_000
 LARGEST_TEXTURE = 2048

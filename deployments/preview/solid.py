@@ -12,7 +12,8 @@ from deployments.errors import GenerationError
 from deployments.preview.relief import relief
 from deployments.stage2.mesh.corners import CornerField, pack
 from deployments.stage2.mesh.native_extractor import extract_native
-from deployments.stage2.mesh.solidify import enclosed_pockets, seal_border
+from deployments.stage2.mesh.pockets import enclosed_pockets
+from deployments.stage2.mesh.solidify import seal_border
 from deployments.stage2.mesh.surface import Float32, Mesh
 from deployments.stage2.texture.views import VIEWS, View, foreground
 

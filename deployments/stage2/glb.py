@@ -20,6 +20,7 @@ from deployments.contracts import TextureFormat, UInt8
 from deployments.stage2.mesh.surface import Mesh
 from deployments.stage2.mesh.unwrap import Atlas
 from deployments.stage2.orientation import to_file
+from deployments.stage2.png import encode_png
 
 GENERATOR = "SyncHuman Serve"
 WEBP_QUALITY = 92
@@ -128,12 +129,10 @@ def to_glb(
 
 def encode_texture(texture: UInt8, texture_format: TextureFormat) -> bytes:
     """The texture as a PNG or WebP file."""
+    if texture_format is not TextureFormat.WEBP:
+        return encode_png(texture)
     stream = io.BytesIO()
-    image = Image.fromarray(texture)
-    if texture_format is TextureFormat.WEBP:
-        image.save(stream, "WEBP", quality=WEBP_QUALITY, method=4)
-    else:
-        image.save(stream, "PNG", compress_level=4)
+    Image.fromarray(texture).save(stream, "WEBP", quality=WEBP_QUALITY, method=4)
     return stream.getvalue()
 
 

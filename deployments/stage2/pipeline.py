@@ -42,7 +42,7 @@ from deployments.stage2.models.latent_flow import LatentFlow
 from deployments.stage2.models.mesh_decoder import MeshDecoder
 from deployments.stage2.parts import Parts
 from deployments.stage2.sampler import Guidance, euler_steps, flow_velocities
-from deployments.stage2.texture.bake import warm_up
+from deployments.stage2.warm_up import warm_up
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ class Stage2Pipeline:
         choose_backend(attention, device)
         choose_sparse_backend("auto", device)
         networks = Stage2Networks.from_checkpoint(checkpoint, device=device, dtype=dtype)
-        warm_up()  # a first request does not pay for compiling the baker
+        warm_up(device)  # a first request does not pay for compiling
         return cls(
             networks,
             checkpoint.method,

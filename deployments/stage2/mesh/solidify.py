@@ -12,12 +12,10 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from scipy import ndimage
 
 from deployments.stage2.mesh.corners import CornerField, pack, rows_of
+from deployments.stage2.mesh.pockets import PINHOLE_RADIUS, enclosed_pockets
 
-PINHOLE_RADIUS = 2  # voxels: openings up to twice as wide do not count as a way in
-MAX_CONTACT = 0.1  # share of a pocket's voxels that may touch the outside: slits touch far more
 FILLED_SDF = 0.05  # how far inside a filled active corner lies at least
 BORDER_SDF = 1e-4  # how far outside a corner on the border of the grid lies at least
 
@@ -34,21 +32,21 @@ def seal_border(field: CornerField) -> CornerField:
 
 def solidify(field: CornerField) -> tuple[CornerField, int]:
     """Fill enclosed pockets; returns the new field and how many corners became inside."""
-    coords = field.coords().cpu().numpy()
-    sdf = field.sdf.float().cpu().numpy()
-    inside = coords[sdf < 0]
+    inside = field.coords()[field.sdf < 0]
     if len(inside) == 0:
         return field, 0
+    # Only the box around the subject, one byte a corner, goes through the CPU.
     margin = PINHOLE_RADIUS + 2
-    low = inside.min(axis=0) - margin
-    occupied = np.zeros(inside.max(axis=0) + margin + 1 - low, bool)
-    occupied[tuple((inside - low).T)] = True
-
-    filled = torch.from_numpy(np.argwhere(enclosed_pockets(occupied)) + low)
+    low = inside.amin(dim=0) - margin
+    size = (inside.amax(dim=0) - low + margin + 1).tolist()
+    occupied = torch.zeros(size, dtype=torch.bool, device=inside.device)
+    occupied[tuple((inside - low).unbind(1))] = True
+    pockets = torch.from_numpy(np.argwhere(enclosed_pockets(occupied.cpu().numpy())))
+    filled = pockets.to(inside.device) + low
     if len(filled) == 0:
         return field, 0
     # Both lists ascend, as argwhere runs x slowest.
-    filled_keys = pack(filled, field.resolution).to(field.keys.device)
+    filled_keys = pack(filled, field.resolution)
     row = rows_of(field.keys, filled_keys)
     missing = filled_keys[row == len(field.keys)]
     known = torch.zeros(len(field.keys) + 1, dtype=torch.bool, device=row.device)
@@ -71,24 +69,3 @@ def solidify(field: CornerField) -> tuple[CornerField, int]:
         ),
         len(filled),
     )
-
-
-def enclosed_pockets(occupied: np.ndarray) -> np.ndarray:
-    """Free voxels (X, Y, Z) bool that the outside does not reach through more than pinholes.
-
-    The grid needs a free margin wider than `PINHOLE_RADIUS`.
-    """
-    free = ~occupied
-    blocked = ndimage.binary_dilation(occupied, iterations=PINHOLE_RADIUS)
-    spaces, _ = ndimage.label(~blocked)
-    exterior = spaces == spaces[0, 0, 0]
-    exterior = ndimage.binary_dilation(exterior, iterations=PINHOLE_RADIUS, mask=free)
-    pockets, count = ndimage.label(free & ~exterior)
-    if count == 0:
-        return np.zeros_like(occupied)
-    touching = ndimage.binary_dilation(exterior)
-    size = np.bincount(pockets.ravel(), minlength=count + 1)
-    contact = np.bincount(pockets[touching], minlength=count + 1)
-    fill = contact <= MAX_CONTACT * size
-    fill[0] = False
-    return fill[pockets]

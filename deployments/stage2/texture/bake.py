@@ -142,14 +142,3 @@ def _face_may_paint(color: UInt8, masks: NDArray[np.bool_]) -> bool:
         return True
     logger.info("the face picture differs from the front by %.0f: not used", difference)
     return False
-
-
-def warm_up() -> None:
-    """Compile every loop of this folder (seconds the first time, then read from the cache)."""
-    vertices = np.array([[0, 0, 0.4], [0.4, 0, -0.4], [-0.4, 0, -0.4], [0, 0.4, 0]], np.float32)
-    faces = np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [2, 0, 3]], np.int32)
-    atlas = Atlas(
-        np.array([0, 2, 1]), np.array([[0, 1, 2]], np.int32), np.eye(3, 2, dtype=np.float32), 1
-    )
-    picture = np.zeros((5, 96, 96, 3), np.uint8)
-    bake(Mesh(vertices, faces), atlas, picture, picture, 64)

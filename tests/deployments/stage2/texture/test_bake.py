@@ -12,8 +12,9 @@ from deployments.stage2.compiled import compiled, in_bands
 from deployments.stage2.gaussians import Gaussians
 from deployments.stage2.mesh.cleaning import decimate
 from deployments.stage2.mesh.unwrap import unwrap
-from deployments.stage2.texture.bake import bake, warm_up
+from deployments.stage2.texture.bake import bake
 from deployments.stage2.texture.drawing import surface_texels
+from deployments.stage2.warm_up import warm_up
 
 SIZE = 256
 
