@@ -32,9 +32,9 @@ serve: $(READY)  ## set up and serve serve_config.yaml on http://localhost:8000 
 	$(BIN)/serve run serve_config.yaml
 
 test: $(READY) $(VALIDATOR)  ## set up and run the tests
-	$(BIN)/python -m pytest -m 'not large and not gpu'
+	$(BIN)/python -m pytest -m 'not large and not slow and not gpu'
 
-test-all: $(READY) $(VALIDATOR)  ## the tests with the large parity cases (6 GB of memory)
+test-all: $(READY) $(VALIDATOR)  ## with the large parity cases (6 GB of memory) and the fault tests
 	$(BIN)/python -m pytest -m 'not gpu'
 
 lint: $(READY)  ## ruff and mypy --strict
