@@ -27,7 +27,8 @@ def main() -> None:
         for size, channels in LEVELS:
             for name, work in steps(size, channels).items():
                 try:
-                    report(f"{name} {size} px {channels}", work)
+                    moved = PASSES.get(name, 0.0) * 2 * ROWS * channels * size**2
+                    report(f"{name} {size} px {channels}", work, moved)
                 except Exception:
                     print(f"{name} FAILED", traceback.format_exc()[-1500:], flush=True)
 
@@ -46,20 +47,42 @@ def steps(size: int, channels: int) -> dict[str, Callable[[], Any]]:
     grouped = pointwise.to_rowwise(more, VIEWS).contiguous()
     qkv = torch.randn(2, 4096, 3, 16, 64, **half)
     gamma = torch.randn(16, 64, **half)
+    sums = torch.zeros_like(tokens)  # is added to again and again: stays zero with zeros
+    square = torch.randn(channels, channels, **half)
+    joint = nn.GroupNorm(32, 2 * channels).half()
     return {
         "group_norm": lambda: pointwise.group_norm(pictures, group, shift),
+        "group_norm_skip": lambda: pointwise.group_norm(pictures, joint, skip=pictures),
         "add_bias": lambda: pointwise.add_bias(pictures, bias, pictures),
+        "add_gated": lambda: pointwise.add_gated(tokens, more, bias),
+        "add_product": lambda: pointwise.add_product(sums, torch.zeros_like(more), square),
         "geglu": lambda: pointwise.geglu(gated),
         "add_norm": lambda: pointwise.add_norm(tokens, more, layer),
-        "to_rowwise": lambda: pointwise.add_norm_to_rowwise(tokens, more, layer, VIEWS),
-        "from_rowwise": lambda: pointwise.add_rowwise_norm(tokens, grouped, layer, VIEWS),
+        "norm_shifted": lambda: pointwise.norm_shifted(tokens, layer, bias),
+        "to_rowwise": lambda: pointwise.norm_to_rowwise(tokens, layer, bias, VIEWS),
+        "from_rowwise": lambda: pointwise.add_rowwise_norm(tokens, grouped, layer, bias, VIEWS),
         "modulated": lambda: pointwise.add_norm_modulated(tokens, more, bias, bias, 1e-6),
         "head_rms_norm": lambda: pointwise.head_rms_norm(qkv[:, :, 0], gamma),
     }
 
 
-def report(name: str, work: Callable[[], Any]) -> None:
-    """One line: difference and milliseconds of both forms."""
+# Bytes that a step has to move at least, in passes over a tensor of ``pictures``' size.
+PASSES = {
+    "group_norm": 3.0,
+    "group_norm_skip": 6.0,
+    "add_bias": 3.0,
+    "add_gated": 3.0,
+    "geglu": 12.0,
+    "add_norm": 4.0,
+    "norm_shifted": 2.0,
+    "to_rowwise": 1.6,
+    "from_rowwise": 3.8,
+    "modulated": 4.0,
+}
+
+
+def report(name: str, work: Callable[[], Any], moved: float) -> None:
+    """One line: difference, milliseconds of both forms, GB/s of the fused one."""
     found, times = [], []
     for fused in (True, False):
         pointwise.use_kernels(fused)
@@ -67,7 +90,8 @@ def report(name: str, work: Callable[[], Any]) -> None:
         times.append(milliseconds(work))
     worst = max(ulps(a, b) for a, b in zip(*map(_listed, found), strict=True))
     fused, plain = times
-    print(f"{name:28s} {worst:6.1f} ulp {fused:8.3f} ms, plain {plain:8.3f} ms", flush=True)
+    rate = f"{moved / fused / 1e6:6.0f} GB/s" if moved else ""
+    print(f"{name:30s} {worst:6.1f} ulp {fused:8.3f} ms, plain {plain:8.3f} ms {rate}", flush=True)
 
 
 def ulps(a: Tensor, b: Tensor) -> float:

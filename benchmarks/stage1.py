@@ -4,10 +4,14 @@
     python -m benchmarks.stage1 --device cuda --variants graph --compare-eager-fp32 --whole
     python -m benchmarks.stage1 --checkpoint random:small --steps 3
 
+    python -m benchmarks.stage1 --write-tree /tmp/tree --checkpoint /tmp/tree --whole
+
 A variant says how a step runs: ``eager`` plain torch, ``kernels`` with fused kernels, ``graph``
-these recorded as a CUDA graph (what the pipeline does on a GPU), ``compile`` blocks compiled and
+these recorded as a CUDA graph (what the pipeline does on a GPU), ``one-stream`` the same without
+the flow beside the UNet, ``keys-N`` with cuDNN's attention from N keys on, ``repeated-pixels``
+with the convolutions behind an up-sampling as they are written, ``compile`` blocks compiled and
 recorded, ``compile-kernels`` both. Each is tried on its own: one that fails is reported and the
-next one runs.
+next one runs. Comparing and timing the whole use the first one.
 """
 
 from __future__ import annotations
@@ -29,15 +33,17 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.profile_table import profile_by_category
+from benchmarks.random_tree import write_stage1_tree
 from deployments.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from deployments.checkpoints.component import Component
 from deployments.contracts import GenerationOptions, PreparedImage
-from deployments.layers.attention import choose_backend
+from deployments.layers.attention import choose_backend, dense
 from deployments.layers.flow_schedule import flow_schedule
 from deployments.layers.pointwise import use_kernels
 from deployments.stage1.acceleration import Stepper
 from deployments.stage1.models.config import JointModelConfig
 from deployments.stage1.models.joint_model import Conditioning, JointModel
+from deployments.stage1.models.unet_blocks import Upsample
 from deployments.stage1.pipeline import Stage1Pipeline
 from deployments.stage1.sampler import (
     Latents,
@@ -50,6 +56,7 @@ from deployments.stage1.sampler import (
 CARD_TFLOPS = 790  # what an H200 gives bf16 matrix products
 OFFICIAL_MS = 272  # a step of the official code there, and the arithmetic in it
 OFFICIAL_TFLOP = 70.9
+CUDNN_KEYS = dense._CUDNN_WORTH_IT
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -60,12 +67,20 @@ class Variant:
     kernels: bool
     graph: bool = False
     compile: bool = False
+    two_streams: bool = True
+    cudnn_keys: int | None = None
+    fuse_upsampling: bool = True
 
 
 VARIANTS = {
     "eager": Variant(kernels=False),
     "kernels": Variant(kernels=True),
     "graph": Variant(kernels=True, graph=True),
+    "one-stream": Variant(kernels=True, graph=True, two_streams=False),
+    "keys-0": Variant(kernels=True, graph=True, cudnn_keys=0),
+    "keys-64": Variant(kernels=True, graph=True, cudnn_keys=64),
+    "keys-256": Variant(kernels=True, graph=True, cudnn_keys=256),
+    "repeated-pixels": Variant(kernels=True, graph=True, fuse_upsampling=False),
     "eager-graph": Variant(kernels=False, graph=True),
     "compile": Variant(kernels=False, graph=True, compile=True),
     "compile-kernels": Variant(kernels=True, graph=True, compile=True),
@@ -74,6 +89,9 @@ VARIANTS = {
 
 def main() -> None:
     arguments = _arguments()
+    if arguments.write_tree is not None:
+        write_stage1_tree(arguments.write_tree, arguments.device)
+    _cap_memory(arguments.memory_cap_gb)
     checkpoint = open_checkpoint(arguments.checkpoint)
     choose_backend(arguments.attention, arguments.device)
     report: dict[str, Any] = {
@@ -82,16 +100,18 @@ def main() -> None:
         "torch": torch.__version__,
         "dtype": arguments.dtype,
         "official_ms": OFFICIAL_MS,
+        "memory_cap_gb": arguments.memory_cap_gb,
         "variants": {},
     }
     names = list(VARIANTS) if arguments.variants == "all" else arguments.variants.split(",")
+    names = [name for name in names if name != "none"]
     for name in names:
         work = partial(measure, checkpoint, VARIANTS[name], arguments)
         _attempt(report["variants"], name, work)
         _write(arguments.out, report)
     if arguments.compare_eager_fp32:
-        last = VARIANTS[names[-1]]
-        _attempt(report, "against_fp32", lambda: compare(checkpoint, last, arguments))
+        first = VARIANTS[names[0] if names else "graph"]
+        _attempt(report, "against_fp32", lambda: compare(checkpoint, first, arguments))
         _write(arguments.out, report)
     if arguments.whole:
         _attempt(report, "whole", lambda: whole(checkpoint, arguments))
@@ -168,12 +188,14 @@ def compare(
 def whole(checkpoint: Checkpoint, arguments: argparse.Namespace) -> dict[str, Any]:
     """Load time, then the pipeline from a prepared picture to views and voxels, twice."""
     use_kernels(True)
+    dense._CUDNN_WORTH_IT = CUDNN_KEYS
     start = time.perf_counter()
     pipeline = Stage1Pipeline.from_checkpoint(
         checkpoint, device=arguments.device, dtype=DTYPES[arguments.dtype]
     )
     _synchronise(arguments.device)
     ready = time.perf_counter() - start
+    at_loading = _peak(arguments.device)
     _reset_peak(arguments.device)
     size, condition = checkpoint.method.picture_size, checkpoint.method.condition_size
     picture = np.random.default_rng(0).integers(0, 255, (size, size, 4), dtype=np.uint8)
@@ -187,7 +209,12 @@ def whole(checkpoint: Checkpoint, arguments: argparse.Namespace) -> dict[str, An
     )
     options = GenerationOptions(stage1_steps=arguments.compare_steps)
     runs = [pipeline(prepared, replace(options, seed=seed)).timings for seed in (1, 2)]
-    return {"ready_s": round(ready, 2), "timings_s": runs, "peak_gb": _peak(arguments.device)}
+    return {
+        "ready_s": round(ready, 2),
+        "timings_s": runs,
+        "peak_gb_loading": at_loading,
+        "peak_gb": _peak(arguments.device),
+    }
 
 
 class Run:
@@ -204,13 +231,18 @@ class Run:
         torch._dynamo.reset()
         use_kernels(variant.kernels)
         self.config = JointModelConfig.from_dict(checkpoint.config(Component.JOINT_MODEL))
+        dense._CUDNN_WORTH_IT = CUDNN_KEYS if variant.cudnn_keys is None else variant.cudnn_keys
         model = checkpoint.load(
             Component.JOINT_MODEL, lambda: JointModel(self.config), device=device, dtype=dtype
-        )
+        ).prepare_for_inference()
+        for module in model.modules():
+            if isinstance(module, Upsample) and not variant.fuse_upsampling:
+                module._transposed = None
         self.stepper = Stepper(
-            model.prepare_for_inference(),
+            model,
             compile=variant.compile,
             graph=variant.graph and device.startswith("cuda"),
+            two_streams=variant.two_streams,
         )
         self.device, self.dtype, self.guidance = device, dtype, guidance
         self.rescale_t = checkpoint.method.rescale_t
@@ -286,11 +318,15 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=DTYPES, default=None)
     parser.add_argument("--attention", default="auto")
-    parser.add_argument("--variants", default="graph", help=f"of {', '.join(VARIANTS)}, or all")
+    parser.add_argument("--variants", default="graph", help=f"of {', '.join(VARIANTS)}; all, none")
     parser.add_argument("--steps", type=int, default=10, help="timed steps")
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--compare-eager-fp32", action="store_true")
     parser.add_argument("--compare-steps", type=int, default=50)
+    parser.add_argument("--memory-cap-gb", type=float, default=None, help="of this process")
+    parser.add_argument(
+        "--write-tree", type=Path, default=None, help="write random weights of official size first"
+    )
     parser.add_argument("--whole", action="store_true", help="time the whole pipeline, too")
     parser.add_argument("--out", type=Path, default=None, help="JSON file")
     arguments = parser.parse_args()
@@ -340,6 +376,13 @@ def _synchronise(device: str) -> None:
 def _reset_peak(device: str) -> None:
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
+
+
+def _cap_memory(gigabytes: float | None) -> None:
+    """Let this process take no more of the device than that."""
+    if gigabytes is not None and torch.cuda.is_available():
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, gigabytes * 1e9 / total))
 
 
 def _peak(device: str) -> float | None:

@@ -18,7 +18,13 @@ from torch import Tensor, nn
 from deployments.layers.attention import attention
 from deployments.layers.attention.varlen import attention_varlen
 from deployments.layers.normalization import HeadRMSNorm, LayerNorm
-from deployments.layers.pointwise import add_norm, add_norm_modulated, norm_modulated
+from deployments.layers.pointwise import (
+    add_gated,
+    add_norm,
+    add_norm_modulated,
+    linear_gelu,
+    norm_modulated,
+)
 
 Lengths = Sequence[int]
 _EPS = 1e-6
@@ -58,6 +64,14 @@ class CrossAttention(nn.Module):
         """Condition (B, L, C') -> keys and values (B, L, 2, H, D)."""
         return self.to_kv(context).unflatten(-1, (2, self.heads, -1))
 
+    def of_zeros(self) -> Tensor:
+        """What every token gets from a condition that is zero throughout, (C,).
+
+        All its keys are equal, and so are its values: any mean of them is the value that the bias
+        gives.
+        """
+        return self.to_out(self.to_kv.bias.chunk(2)[1])
+
     def forward(self, x: Tensor, context_keys: Tensor, lengths: Lengths | None = None) -> Tensor:
         """(B, T, C), or (N, C) with ``lengths`` -> the same shape."""
         q = self.to_q(x).unflatten(-1, (self.heads, -1))
@@ -81,7 +95,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
-        return self.mlp(x)
+        return self.mlp[2](linear_gelu(x, self.mlp[0]))  # type: ignore[arg-type]
 
 
 class ModulatedBlock(nn.Module):
@@ -117,16 +131,18 @@ class ModulatedBlock(nn.Module):
         """Tokens (B, T, C), or packed (N, C) with the B ``lengths``; returns the same shape.
 
         ``modulation`` has one row for all or one a batch item, ``context_keys`` one entry a batch
-        item; both come from the methods of those names.
+        item; both come from the methods of those names. Dense items at the start for which
+        ``context_keys`` has no entry have a condition of zeros.
         """
         rows = _rows(modulation, lengths)  # (6 C,), with several batch items (..., 6 C)
         shift1, scale1, gate1, shift2, scale2, gate2 = rows.chunk(6, dim=-1)
         h = norm_modulated(x, shift1, scale1, _EPS)
         x, h = add_norm(x, self.self_attn(h, lengths), self.norm2, gate1)
-        x, h = add_norm_modulated(
-            x, self.cross_attn(h, context_keys, lengths), shift2, scale2, _EPS
-        )
-        return torch.addcmul(x, gate2, self.mlp(h))
+        unread = x.shape[0] - context_keys.shape[0] if lengths is None else 0
+        h = self.cross_attn(h[unread:] if unread else h, context_keys, lengths)
+        blank = self.cross_attn.of_zeros() if unread else None
+        x, h = add_norm_modulated(x, h, shift2, scale2, _EPS, blank=blank)
+        return add_gated(x, self.mlp(h), gate2)
 
 
 def _rows(modulation: Tensor, lengths: Lengths | None) -> Tensor:

@@ -26,24 +26,39 @@ def use_kernels(wanted: bool) -> None:
     _kernels_wanted = wanted
 
 
+def takes_kernels(x: Tensor) -> bool:
+    """Whether work on ``x`` goes to a fused kernel."""
+    return _kernels_wanted and x.is_cuda and _TRITON_IS_HERE and not torch.is_grad_enabled()
+
+
 def _fused(x: Tensor, *vectors: Tensor | None) -> bool:
     """Whether a kernel takes the step; ``vectors`` must be the same for all tokens then."""
-    usable = _kernels_wanted and x.is_cuda and _TRITON_IS_HERE and not torch.is_grad_enabled()
-    return usable and all(vector is None or vector.ndim == 1 for vector in vectors)
+    return takes_kernels(x) and all(vector is None or vector.ndim == 1 for vector in vectors)
 
 
 def group_norm(
-    x: Tensor, norm: nn.GroupNorm, shift: Tensor | None = None, *, silu: bool = True
+    x: Tensor,
+    norm: nn.GroupNorm,
+    shift: Tensor | None = None,
+    *,
+    skip: Tensor | None = None,
+    silu: bool = True,
 ) -> Tensor:
-    """SiLU(GN(x + shift)): pictures (N, C, H, W), shift (N, C)."""
+    """SiLU(GN([x, skip] + shift)): pictures or volumes (N, C, ...), shift (N, C).
+
+    ``skip`` holds the channels behind those of ``x``: the two are joined by what is written.
+    """
     if _fused(x):
         from deployments.layers import pointwise_triton as kernels
 
+        parts = (x,) if skip is None else (x, skip)
         return kernels.group_norm(
-            x, norm.weight, norm.bias, norm.num_groups, norm.eps, shift, silu=silu
+            parts, norm.weight, norm.bias, norm.num_groups, norm.eps, shift, silu=silu
         )
+    if skip is not None:
+        x = torch.cat([x, skip], dim=1)
     if shift is not None:
-        x = x + shift[:, :, None, None]
+        x = x + shift.view(*shift.shape, *[1] * (x.ndim - 2))
     y: Tensor = norm(x)
     return F.silu(y) if silu else y
 
@@ -55,6 +70,37 @@ def add_bias(h: Tensor, bias: Tensor, x: Tensor) -> Tensor:
 
         return kernels.add_bias(h, bias, x)
     return h + bias[:, None, None] + x
+
+
+def add_gated(x: Tensor, h: Tensor, gate: Tensor) -> Tensor:
+    """x + gate h: tokens (..., C), gate broadcasts against them."""
+    if _fused(x, gate):
+        from deployments.layers import pointwise_triton as kernels
+
+        return kernels.add_gated(x, h, gate)
+    return torch.addcmul(x, gate, h)
+
+
+def add_product(x: Tensor, h: Tensor, weight: Tensor) -> Tensor:
+    """x + h W^T: tokens (..., C) and (..., D), weight (C, D).
+
+    On a GPU the product is added to ``x`` in its own memory, in the pass that stores it; whoever
+    calls this does not need ``x`` afterwards.
+    """
+    if _fused(x) and x.is_contiguous():
+        x.view(-1, x.shape[-1]).addmm_(h.reshape(-1, h.shape[-1]), weight.t())
+        return x
+    return x + F.linear(h, weight)
+
+
+def linear_gelu(x: Tensor, layer: nn.Linear) -> Tensor:
+    """GELU(layer(x)) in its tanh form: (..., C) -> (..., D)."""
+    if _fused(x):
+        rows = x.reshape(-1, x.shape[-1])
+        # On CUDA this is one product whose last pass applies the tanh form; elsewhere it is exact.
+        y = torch._addmm_activation(layer.bias, rows, layer.weight.t(), use_gelu=True)
+        return y.view(*x.shape[:-1], -1)
+    return F.gelu(layer(x), approximate="tanh")
 
 
 def geglu(h: Tensor) -> Tensor:
@@ -89,42 +135,70 @@ def norm_modulated(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tenso
 
 
 def add_norm_modulated(
-    x: Tensor, h: Tensor, shift: Tensor, scale: Tensor, eps: float
+    x: Tensor,
+    h: Tensor,
+    shift: Tensor,
+    scale: Tensor,
+    eps: float,
+    *,
+    blank: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """x + h and ``norm_modulated`` of it."""
+    """x + h and ``norm_modulated`` of it.
+
+    Where ``h`` has fewer items than ``x`` (B, T, C), it belongs to the last ones, and every token
+    of the first ones gets ``blank`` (C,) instead.
+    """
     if _fused(x, shift):
         from deployments.layers import pointwise_triton as kernels
 
-        return kernels.add_norm(x, h, scale, shift, eps, modulated=True)
+        return kernels.add_norm(x, h, scale, shift, eps, modulated=True, blank=blank)
+    if blank is not None:
+        first = blank.expand(x.shape[0] - h.shape[0], *x.shape[1:])
+        h = torch.cat([first, h])
     x = x + h
     return x, norm_modulated(x, shift, scale, eps)
 
 
-def add_norm_to_rowwise(
-    x: Tensor, h: Tensor, norm: nn.LayerNorm, views: int
-) -> tuple[Tensor, Tensor]:
-    """x + h (G V 2, S^2, C) and its norm in row-wise order (G, 2, S, 4, S, C)."""
+def norm_shifted(x: Tensor, norm: nn.LayerNorm, shift: Tensor) -> Tensor:
+    """LN(x + shift): tokens (..., C), shift (C,)."""
+    if _fused(x):
+        from deployments.layers import pointwise_triton as kernels
+
+        return kernels.add_norm(x, None, norm.weight, norm.bias, norm.eps, shift=shift)[1]
+    y: Tensor = norm(x + shift)
+    return y
+
+
+def norm_to_rowwise(x: Tensor, norm: nn.LayerNorm, shift: Tensor, views: int) -> Tensor:
+    """LN(x + shift), x (G V 2, S^2, C), in row-wise order (G, 2, S, 4, S, C)."""
     if _fused(x):
         from deployments.layers import pointwise_triton as kernels
 
         return kernels.add_norm(
-            x, h, norm.weight, norm.bias, norm.eps, views=views, out_rowwise=True
-        )
-    x = x + h
-    return x, norm(to_rowwise(x, views))
+            x, None, norm.weight, norm.bias, norm.eps, shift=shift, views=views, out_rowwise=True
+        )[1]
+    y: Tensor = norm(to_rowwise(x + shift, views))
+    return y
 
 
 def add_rowwise_norm(
-    x: Tensor, grouped: Tensor, norm: nn.LayerNorm, views: int
+    x: Tensor, grouped: Tensor, norm: nn.LayerNorm, shift: Tensor, views: int
 ) -> tuple[Tensor, Tensor]:
-    """x (G V 2, S^2, C) plus tokens in row-wise order, and the norm of the sum."""
+    """x (G V 2, S^2, C) plus shift and tokens in row-wise order, and the norm of the sum."""
     if _fused(x):
         from deployments.layers import pointwise_triton as kernels
 
         return kernels.add_norm(
-            x, grouped, norm.weight, norm.bias, norm.eps, views=views, add_rowwise=True
+            x,
+            grouped,
+            norm.weight,
+            norm.bias,
+            norm.eps,
+            shift=shift,
+            views=views,
+            add_rowwise=True,
         )
-    pictures = _pictures(x, views)
+    pictures = _pictures(x + shift, views)
     body = pictures[:, :_BODY_VIEWS] + grouped.permute(0, 3, 1, 2, 4, 5)
     x = torch.cat([body, pictures[:, _BODY_VIEWS:]], dim=1).view(x.shape)
     return x, norm(x)

@@ -8,6 +8,9 @@ channels lie side by side; callers make sure of that.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
@@ -17,43 +20,74 @@ _TILE = 4096  # elements that a program holds at a time
 
 
 @triton.jit
-def _geglu(h, out, hidden, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
+def _geglu(h, out, rows, hidden, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = column < hidden
-    start = h + row * 2 * hidden
-    a = tl.load(start + column, mask=inside, other=0.0).to(tl.float32)
-    g = tl.load(start + hidden + column, mask=inside, other=0.0).to(tl.float32)
+    inside = (row < rows)[:, None] & (column < hidden)[None, :]
+    start = h + row[:, None] * (2 * hidden) + column[None, :]
+    a = tl.load(start, mask=inside, other=0.0).to(tl.float32)
+    g = tl.load(start + hidden, mask=inside, other=0.0).to(tl.float32)
     y = a * 0.5 * g * (1.0 + tl.erf(g * 0.7071067811865476))
-    tl.store(out + row * hidden + column, y, mask=inside)
+    tl.store(out + row[:, None] * hidden + column[None, :], y, mask=inside)
 
 
 def geglu(h: Tensor) -> Tensor:
     """See ``pointwise.geglu``."""
     hidden = h.shape[-1] // 2
+    rows = h.numel() // (2 * hidden)
     out = h.new_empty(*h.shape[:-1], hidden)
-    block = min(1024, triton.next_power_of_2(hidden))
-    _geglu[(h.numel() // (2 * hidden), triton.cdiv(hidden, block))](h, out, hidden, BLOCK=block)
+    block = _whole_block(hidden, 1024)
+    at_once = _TILE // 2 // block
+    grid = (triton.cdiv(rows, at_once), triton.cdiv(hidden, block))
+    _geglu[grid](h, out, rows, hidden, ROWS=at_once, BLOCK=block)
     return out
 
 
+def _whole_block(channels: int, most: int) -> int:
+    """The widest block of at least 64 columns that fills whole ones; else one that holds all."""
+    block = min(most, channels & -channels)  # the power of two in it
+    return block if block >= 64 else min(most, triton.next_power_of_2(channels))
+
+
 @triton.jit
-def _channel_moments(x, means, squares, pixels, channels, ROWS: tl.constexpr, BLOCK: tl.constexpr):
-    """Mean and sum of squared deviations of every channel over one chunk of pixels."""
+def _channel_moments(
+    x,
+    means,
+    squares,
+    pixels,
+    channels,
+    joint,
+    first,
+    TURNS: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Mean and sum of squared deviations of every channel over one chunk of pixels.
+
+    Sums run over differences to the chunk's first pixel: they stay as small as the deviations are.
+    """
     picture = tl.program_id(0).to(tl.int64)
     chunk = tl.program_id(1)
     chunks = tl.num_programs(1)
-    row = chunk * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
-    inside = (row < pixels)[:, None] & (column < channels)[None, :]
-    place = (picture * pixels + row)[:, None] * channels + column[None, :]
-    values = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
-    count = tl.minimum(ROWS, pixels - chunk * ROWS).to(tl.float32)
-    mean = tl.sum(values, 0) / count
-    deviation = tl.where(inside, values - mean[None, :], 0.0)
-    out = (picture * chunks + chunk) * channels + column
-    tl.store(means + out, mean, mask=column < channels)
-    tl.store(squares + out, tl.sum(deviation * deviation, 0), mask=column < channels)
+    known = column < channels
+    start = chunk * (TURNS * ROWS)
+    base = x + (picture * pixels + start) * channels + column
+    pivot = tl.load(base, mask=known, other=0.0).to(tl.float32)
+    total = tl.zeros([ROWS, BLOCK], tl.float32)
+    square = tl.zeros([ROWS, BLOCK], tl.float32)
+    for turn in range(TURNS):
+        row = turn * ROWS + tl.arange(0, ROWS)
+        inside = (start + row < pixels)[:, None] & known[None, :]
+        values = tl.load(base[None, :] + row[:, None] * channels, mask=inside, other=0.0)
+        apart = tl.where(inside, values.to(tl.float32) - pivot[None, :], 0.0)
+        total += apart
+        square += apart * apart
+    count = tl.minimum(TURNS * ROWS, pixels - start).to(tl.float32)
+    moved = tl.sum(total, 0)
+    out = (picture * chunks + chunk) * joint + first + column
+    tl.store(means + out, pivot + moved / count, mask=known)
+    tl.store(squares + out, tl.sum(square, 0) - moved * moved / count, mask=known)
 
 
 @triton.jit
@@ -111,6 +145,8 @@ def _scale_channels(
     offset,
     pixels,
     channels,
+    joint,
+    first,
     SILU: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -118,19 +154,20 @@ def _scale_channels(
     picture = tl.program_id(0).to(tl.int64)
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
-    inside = (row < pixels)[:, None] & (column < channels)[None, :]
-    place = (picture * pixels + row)[:, None] * channels + column[None, :]
     known = column < channels
-    a = tl.load(factor + picture * channels + column, mask=known, other=0.0)
-    b = tl.load(offset + picture * channels + column, mask=known, other=0.0)
-    y = tl.load(x + place, mask=inside, other=0.0).to(tl.float32) * a[None, :] + b[None, :]
+    inside = (row < pixels)[:, None] & known[None, :]
+    pixel = picture * pixels + row
+    a = tl.load(factor + picture * joint + first + column, mask=known, other=0.0)
+    b = tl.load(offset + picture * joint + first + column, mask=known, other=0.0)
+    y = tl.load(x + pixel[:, None] * channels + column[None, :], mask=inside, other=0.0)
+    y = y.to(tl.float32) * a[None, :] + b[None, :]
     if SILU:
         y = y * tl.sigmoid(y)
-    tl.store(out + place, y, mask=inside)
+    tl.store(out + pixel[:, None] * joint + first + column[None, :], y, mask=inside)
 
 
 def group_norm(
-    x: Tensor,
+    parts: Sequence[Tensor],
     weight: Tensor,
     bias: Tensor,
     groups: int,
@@ -139,19 +176,33 @@ def group_norm(
     *,
     silu: bool,
 ) -> Tensor:
-    """See ``pointwise.group_norm``; ``x`` in channels-last memory."""
-    x = x.contiguous(memory_format=torch.channels_last)
-    rows_of_pictures, channels, pixels = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
-    block = 64
-    rows = _TILE // block
-    chunks = triton.cdiv(pixels, rows)
-    grid = (rows_of_pictures, chunks, triton.cdiv(channels, block))
-    means = x.new_empty(rows_of_pictures, chunks, channels, dtype=torch.float32)
+    """See ``pointwise.group_norm``; one tensor or two that stand side by side, channels last."""
+    layout = torch.channels_last if parts[0].ndim == 4 else torch.channels_last_3d
+    parts = [part.contiguous(memory_format=layout) for part in parts]
+    pictures, _, *space = parts[0].shape
+    pixels, joint = math.prod(space), sum(part.shape[1] for part in parts)
+    firsts = [0, parts[0].shape[1]][: len(parts)]
+    block, rows, turns = 64, 32, 8
+    chunks = triton.cdiv(pixels, rows * turns)
+    means = parts[0].new_empty(pictures, chunks, joint, dtype=torch.float32)
     squares = torch.empty_like(means)
-    _channel_moments[grid](x, means, squares, pixels, channels, ROWS=rows, BLOCK=block)
-    factor = x.new_empty(rows_of_pictures, channels, dtype=torch.float32)
+    for part, first in zip(parts, firsts, strict=True):
+        channels = part.shape[1]
+        _channel_moments[(pictures, chunks, triton.cdiv(channels, block))](
+            part,
+            means,
+            squares,
+            pixels,
+            channels,
+            joint,
+            first,
+            TURNS=turns,
+            ROWS=rows,
+            BLOCK=block,
+        )
+    factor = means.new_empty(pictures, joint)
     offset = torch.empty_like(factor)
-    _group_factors[(rows_of_pictures, groups)](
+    _group_factors[(pictures, groups)](
         means,
         squares,
         weight,
@@ -160,30 +211,60 @@ def group_norm(
         factor,
         offset,
         pixels,
-        channels,
+        joint,
         chunks,
         eps,
-        ROWS=rows,
+        ROWS=rows * turns,
         SHIFTED=shift is not None,
         CHUNKS=triton.next_power_of_2(chunks),
-        BLOCK=triton.next_power_of_2(channels // groups),
+        BLOCK=triton.next_power_of_2(joint // groups),
     )
-    out = torch.empty_like(x)
-    _scale_channels[grid](
-        x, out, factor, offset, pixels, channels, SILU=silu, ROWS=rows, BLOCK=block
+    out = torch.empty(
+        (pictures, joint, *space), dtype=parts[0].dtype, device=means.device, memory_format=layout
     )
+    for part, first in zip(parts, firsts, strict=True):
+        channels = part.shape[1]
+        at_once = _TILE // block
+        _scale_channels[(pictures, triton.cdiv(pixels, at_once), triton.cdiv(channels, block))](
+            part,
+            out,
+            factor,
+            offset,
+            pixels,
+            channels,
+            joint,
+            first,
+            SILU=silu,
+            ROWS=at_once,
+            BLOCK=block,
+        )
     return out
 
 
 @triton.jit
-def _add_bias(h, bias, x, out, rows, channels, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+def _add_scaled(
+    h,
+    vector,
+    x,
+    out,
+    rows,
+    channels,
+    GATED: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """x + h + vector, or x + vector h."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     known = column < channels
     inside = (row < rows)[:, None] & known[None, :]
     place = row[:, None] * channels + column[None, :]
-    b = tl.load(bias + column, mask=known, other=0.0).to(tl.float32)
-    y = tl.load(h + place, mask=inside, other=0.0).to(tl.float32) + b[None, :]
+    v = tl.load(vector + column, mask=known, other=0.0).to(tl.float32)
+    y = tl.load(h + place, mask=inside, other=0.0).to(tl.float32)
+    if GATED:
+        y = y * v[None, :]
+    else:
+        y += v[None, :]
     y += tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + place, y, mask=inside)
 
@@ -191,11 +272,21 @@ def _add_bias(h, bias, x, out, rows, channels, ROWS: tl.constexpr, BLOCK: tl.con
 def add_bias(h: Tensor, bias: Tensor, x: Tensor) -> Tensor:
     """See ``pointwise.add_bias``."""
     h, x = (t.contiguous(memory_format=torch.channels_last) for t in (h, x))
-    channels, block = x.shape[1], 64
-    rows = x.numel() // channels
+    return _add(h, bias, x, channels=x.shape[1], gated=False)
+
+
+def add_gated(x: Tensor, h: Tensor, gate: Tensor) -> Tensor:
+    """See ``pointwise.add_gated``."""
+    return _add(h.contiguous(), gate, x.contiguous(), channels=x.shape[-1], gated=True)
+
+
+def _add(h: Tensor, vector: Tensor, x: Tensor, *, channels: int, gated: bool) -> Tensor:
+    block, rows = 64, x.numel() // channels
     out = torch.empty_like(x)
     grid = (triton.cdiv(rows, _TILE // block), triton.cdiv(channels, block))
-    _add_bias[grid](h, bias, x, out, rows, channels, ROWS=_TILE // block, BLOCK=block)
+    _add_scaled[grid](
+        h, vector, x, out, rows, channels, GATED=gated, ROWS=_TILE // block, BLOCK=block
+    )
     return out
 
 
@@ -251,13 +342,18 @@ def _add_norm(
     weight,
     bias,
     gate,
+    shift,
+    blank,
     tokens,
     channels,
     size,
     views,
+    first,
     eps,
     ADD: tl.constexpr,
     GATED: tl.constexpr,
+    SHIFTED: tl.constexpr,
+    BLANK: tl.constexpr,
     MODULATED: tl.constexpr,
     ADD_ROWWISE: tl.constexpr,
     OUT_ROWWISE: tl.constexpr,
@@ -267,20 +363,33 @@ def _add_norm(
     n = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, BLOCK)
     known = column < channels
-    inside = (n < tokens)[:, None] & known[None, :]
+    wanted = n < tokens
+    target = n
+    if OUT_ROWWISE:
+        target = _rowwise_place(n, size, views)
+        wanted = (target >= 0) & (n < tokens)
+    inside = wanted[:, None] & known[None, :]
     place = n[:, None] * channels + column[None, :]
     v = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
+    if SHIFTED:
+        v += tl.load(shift + column, mask=known, other=0.0).to(tl.float32)[None, :]
     if ADD:
         source = n
-        there = n < tokens
+        there = wanted
         if ADD_ROWWISE:
             source = _rowwise_place(n, size, views)
-            there = (source >= 0) & (n < tokens)
+            there = (source >= 0) & wanted
+        if BLANK:
+            source = n - first
+            there = (source >= 0) & wanted
         r = tl.load(
             h + source[:, None] * channels + column[None, :],
             mask=there[:, None] & known[None, :],
             other=0.0,
         ).to(tl.float32)
+        if BLANK:
+            instead = tl.load(blank + column, mask=known, other=0.0).to(tl.float32)
+            r = tl.where((source < 0)[:, None], instead[None, :], r)
         if GATED:
             g = tl.load(gate + column, mask=known, other=0.0).to(tl.float32)
             r = r * g[None, :]
@@ -296,16 +405,7 @@ def _add_norm(
     if MODULATED:
         w += 1.0  # the scale of a modulation counts from one
     v = v * w[None, :] + b[None, :]
-    target = n
-    wanted = n < tokens
-    if OUT_ROWWISE:
-        target = _rowwise_place(n, size, views)
-        wanted = (target >= 0) & (n < tokens)
-    tl.store(
-        out + target[:, None] * channels + column[None, :],
-        v,
-        mask=wanted[:, None] & known[None, :],
-    )
+    tl.store(out + target[:, None] * channels + column[None, :], v, mask=inside)
 
 
 def add_norm(
@@ -316,16 +416,19 @@ def add_norm(
     eps: float,
     *,
     gate: Tensor | None = None,
+    shift: Tensor | None = None,
+    blank: Tensor | None = None,
     modulated: bool = False,
     views: int = 0,
     add_rowwise: bool = False,
     out_rowwise: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """x + gate h and its layer norm; see ``pointwise`` for the forms of it.
+    """x + shift + gate h and its layer norm; see ``pointwise`` for the forms of it.
 
     ``x`` is (..., C) contiguous. ``weight`` and ``bias`` are (C,): gains, or scale and shift of a
     modulation. With ``add_rowwise`` ``h`` is in the order of the row-wise attention and has no rows
-    for the face view, with ``out_rowwise`` the norm is returned in that order.
+    for the face view, with ``out_rowwise`` the norm is returned in that order. With ``blank`` (C,)
+    ``h`` may lack rows at its start. Without ``h`` the sum is not stored, and ``x`` is returned.
     """
     x = x.contiguous()
     channels = x.shape[-1]
@@ -344,13 +447,18 @@ def add_norm(
         weight,
         bias,
         weight if gate is None else gate,
+        weight if shift is None else shift,
+        weight if blank is None else blank,
         tokens,
         channels,
         size,
         max(views, 1),
+        0 if blank is None or h is None else tokens - h.numel() // channels,
         eps,
         ADD=h is not None,
         GATED=gate is not None,
+        SHIFTED=shift is not None,
+        BLANK=blank is not None,
         MODULATED=modulated,
         ADD_ROWWISE=add_rowwise,
         OUT_ROWWISE=out_rowwise,

@@ -23,12 +23,18 @@ class Stepper:
 
     On a GPU the first step is recorded as a CUDA graph, which is replayed from then on: a step
     starts thousands of kernels, and starting them takes the CPU longer than the GPU needs for many
-    of them. There is one graph with and one without guidance. ``compile`` additionally compiles the
+    of them. In the graph the flow's blocks run beside those of the UNet (``two_streams``). There is
+    one graph with and one without guidance. ``compile`` additionally compiles the
     model's blocks, which takes minutes at the first step.
     """
 
     def __init__(
-        self, model: JointModel, *, compile: bool = False, graph: bool | None = None
+        self,
+        model: JointModel,
+        *,
+        compile: bool = False,
+        graph: bool | None = None,
+        two_streams: bool = True,
     ) -> None:
         self.model = model
         self.device = model.conv_in.weight.device
@@ -38,6 +44,8 @@ class Stepper:
         if self.device.type == "cuda":
             # Every step has the same shapes: trying the convolutions' algorithms once pays.
             torch.backends.cudnn.benchmark = True
+        if self._use_graph and two_streams:
+            model.use_second_stream(torch.cuda.Stream(self.device))
         if compile:
             compile_blocks(model)
 

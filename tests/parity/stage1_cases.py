@@ -126,7 +126,7 @@ def structure_sync(case: Case) -> Outputs:
     views = c["num_views"]
     return {
         "out": block(to_rows(pictures, views), structure),
-        "image_features_16px": block.picture_features(pictures[:views]),
+        "image_features_16px": _as_grid(block.picture_features(pictures[:views]), axes=2),
     }
 
 
@@ -138,7 +138,7 @@ def picture_sync(case: Case) -> Outputs:
     views = c["num_views"]
     return {
         "out": from_rows(block(to_rows(pictures, views), structure), views),
-        "voxel_features_12": block.voxel_features(structure[:1]),
+        "voxel_features_12": _as_grid(block.voxel_features(structure[:1]), axes=3),
     }
 
 
@@ -324,6 +324,12 @@ def _conditions(case: Case, block: Any) -> Conditions:
         [resnet.time_shift(time) for resnet in block.resnets],
         [attention.block.attn2.context_keys(text) for attention in block.attentions],
     )
+
+
+def _as_grid(tokens: Tensor, axes: int) -> Tensor:
+    """(B, R^axes, C) -> (B, C, R, ...)."""
+    size = round(tokens.shape[1] ** (1 / axes))
+    return tokens.transpose(1, 2).unflatten(2, (size,) * axes)
 
 
 def _structure_sync(c: dict[str, Any], structure: Tensor) -> StructureSync:

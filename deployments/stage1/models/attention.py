@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deployments.layers.attention import attention
+from deployments.layers.attention.gathered import gathered_attention
 
 
 class Projections(nn.Module):
@@ -28,9 +29,14 @@ class Projections(nn.Module):
         """(..., H D) -> (..., H, D)."""
         return x.unflatten(-1, (self.heads, -1))
 
-    def project(self, x: Tensor) -> Tensor:
-        """Attention output (..., H, D) -> (..., C)."""
-        return self.to_out[0](x.flatten(-2))
+    @property
+    def out(self) -> nn.Linear:
+        """The output layer."""
+        return self.to_out[0]  # type: ignore[return-value]
+
+    def project(self, mixed: Tensor) -> Tensor:
+        """Mixed values (..., H D) -> (..., C)."""
+        return self.out(mixed)
 
 
 class CrossAttention(Projections):
@@ -42,7 +48,20 @@ class CrossAttention(Projections):
 
     def forward(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Tokens (B, T, C), keys and values (B, L, H, D) -> (B, T, C)."""
-        return self.project(attention(self.split(self.to_q(x)), keys, values))
+        return self.project(self.mix(x, keys, values))
+
+    def mix(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Tokens (B, T, C), keys and values (B, L, H, D) -> mixed values (B, T, H D)."""
+        return attention(self.split(self.to_q(x)), keys, values).flatten(-2)
+
+    def read(self, x: Tensor, context: Tensor, picks: Tensor) -> Tensor:
+        """Every token reads the places of the context that it picks.
+
+        Tokens (B, T, C), context (B, P, C'), ``picks`` (T, K) numbers of places -> (B, T, C).
+        """
+        keys, values = self.context_keys(context)
+        mixed = gathered_attention(self.split(self.to_q(x)), keys, values, picks)
+        return self.project(mixed.flatten(-2))
 
 
 class SelfAttention(Projections):
@@ -70,6 +89,6 @@ class SelfAttention(Projections):
         q, k, v = F.linear(x, self._qkv).unflatten(-1, (3, self.heads, -1)).unbind(-3)
         return q, k, v
 
-    def attend(self, x: Tensor) -> Tensor:
-        """Tokens (B, T, C) -> (B, T, C)."""
-        return self.project(attention(*self.qkv(x)))
+    def mix(self, x: Tensor) -> Tensor:
+        """Tokens (B, T, C) -> mixed values (B, T, H D), before the output layer."""
+        return attention(*self.qkv(x)).flatten(-2)

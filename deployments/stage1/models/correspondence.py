@@ -9,8 +9,12 @@ F below stands for any further axes.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
+
+from deployments.layers.attention.gathered import as_picks
 
 BODY_VIEWS = 4
 
@@ -38,6 +42,22 @@ def voxels_of_pixels(cells: Tensor) -> Tensor:
     rows = cells.flip(3).movedim(3, 1)  # (B, row, x, y, *F)
     along_y, along_x = rows, rows.transpose(2, 3)
     return torch.stack([along_y, along_x, along_y, along_x], dim=1)
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def picks_of_voxels(size: int, device: torch.device) -> Tensor:
+    """``pixels_of_voxels`` as numbers of places in (4, R, R): (R^3, 4)."""
+    places = torch.arange(BODY_VIEWS * size**2).view(1, BODY_VIEWS, size, size)
+    return as_picks(pixels_of_voxels(places).view(size**3, BODY_VIEWS)).to(device)
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def picks_of_pixels(size: int, device: torch.device) -> Tensor:
+    """``voxels_of_pixels`` as numbers of places in (S, S, S): (4 S^2, S)."""
+    places = torch.arange(size**3).view(1, size, size, size)
+    return as_picks(voxels_of_pixels(places).view(BODY_VIEWS * size**2, size)).to(device)
 
 
 def _repeat(x: Tensor, axis: int, count: int) -> Tensor:

@@ -18,6 +18,7 @@ from deployments.layers.modulated_block import ModulatedBlock
 from deployments.layers.pointwise import group_norm
 from deployments.layers.voxels import patchify, pixel_shuffle_3d
 from deployments.stage1.models.attention import SelfAttention
+from deployments.stage1.models.beside import Beside
 from deployments.stage1.models.config import JointModelConfig
 from deployments.stage1.models.multiview_block import DOMAINS, TextKeys
 from deployments.stage1.models.sync import PictureSync, StructureSync
@@ -28,7 +29,7 @@ from deployments.stage1.models.unet import (
     residual_blocks,
     transformers,
 )
-from deployments.stage1.models.unet_blocks import Conditions
+from deployments.stage1.models.unet_blocks import Conditions, Upsample
 
 _HEAD_EPS = 1e-5
 
@@ -52,7 +53,7 @@ class Prepared:
 
     latents: Tensor  # (G V 2, 4, S, S) picture latents, zero in the unconditional branch
     text: list[TextKeys]  # by transformer
-    structure_keys: list[Tensor]  # by flow block (G, L', 2, H, D)
+    structure_keys: list[Tensor]  # by flow block (1, L', 2, H, D): the other branch sees zeros
     time_shifts: Tensor  # (steps, G V 2, sum of widths of all residual blocks)
     modulation: Tensor  # (steps, flow blocks, 6 C)
     branches: int
@@ -111,6 +112,7 @@ class JointModel(nn.Module):
             PictureSync(sync.mv_dim, sync.structure_dim, *attention, sync.image_pixels)
             for _ in range(2)
         )
+        self._second_stream: torch.cuda.Stream | None = None
 
     def prepare(
         self,
@@ -141,8 +143,6 @@ class JointModel(nn.Module):
             return torch.tensor(values, dtype=torch.float32, device=device)
 
         condition = conditioning.condition.to(device, dtype)
-        if guided:
-            condition = torch.cat([torch.zeros_like(condition), condition])
         prompts = rows(conditioning.prompts, conditional=False)
         flow_time = self.t_embedder(moments(flow_times if flow_times is not None else times))
         return Prepared(
@@ -191,45 +191,61 @@ class JointModel(nn.Module):
         structure_reads = iter(self.dual_CrossAttblocks_SS)
         pictures_read = iter(self.dual_CrossAttblocks_MV)
 
-        x = self.conv_in(pictures)
-        s = self._flow_in(structure, prepared.branches)
-        s = self._run_flow(s, prepared, modulation, 0, before_middle)
+        # A piece of the flow starts as soon as its input is there, beside the UNet: ``ahead`` is
+        # its output, ``s`` what the pictures read in the meantime.
+        beside = Beside(self._second_stream)
 
+        def flow(s: Tensor, start: int, stop: int) -> Tensor:
+            return beside.start(lambda s: self._run_flow(s, prepared, modulation, start, stop), s)
+
+        ahead = flow(self._flow_in(structure, prepared.branches), 0, before_middle)
+        x = self.conv_in(pictures)
         skips = [x]
         for down in self.down_blocks:
             x, made = down(x, conditions)
             skips += made  # the skips stay as they were before pictures read the structure
             if down.has_downsampler and x.shape[-1] == sync.structure_pixels:
-                s = next(structure_reads)(x, s)
+                beside.join()
+                s = next(structure_reads)(x, ahead)
+                ahead = flow(s, before_middle, after_middle)
             if down.has_downsampler and x.shape[-1] == sync.image_pixels:
                 x = next(pictures_read)(x, s)
 
         x = self.mid_block(x, conditions)
-        s = self._run_flow(s, prepared, modulation, before_middle, after_middle)
+        beside.join()
+        s = ahead
 
         for up in self.up_blocks:
             if x.shape[-1] == sync.image_pixels and up.has_upsampler:
                 x = next(pictures_read)(x, s)
             if x.shape[-1] == sync.structure_pixels and up.has_upsampler:
                 s = next(structure_reads)(x, s)
+                ahead = flow(s, after_middle, len(self.blocks))
             x = up(x, skips, conditions)
 
-        s = self._run_flow(s, prepared, modulation, after_middle, len(self.blocks))
         v = self.conv_out(group_norm(x, self.conv_norm_out))
-        return self._branches(v, prepared), self._flow_out(s)
+        beside.join()
+        return self._branches(v, prepared), self._flow_out(ahead)
 
     def prepare_for_inference(self) -> JointModel:
         """Lay weights out for speed once they are on their device, in their dtype.
 
         Convolutions go to channels-last memory, the q, k, v weights of every self-attention become
-        one product. Values and keys of the state dict do not change.
+        one product, the weights of every up-sampling are added up. Values and keys of the state
+        dict do not change.
         """
         for module in self.modules():
-            if isinstance(module, SelfAttention):
+            if isinstance(module, SelfAttention | Upsample):
                 module.fuse()
             elif isinstance(module, nn.Conv2d):
                 module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            elif isinstance(module, nn.Conv3d):
+                module.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         return self
+
+    def use_second_stream(self, stream: torch.cuda.Stream | None) -> None:
+        """Run the flow's blocks on ``stream`` beside those of the UNet; None: one by one."""
+        self._second_stream = stream
 
     @property
     def _unet(self) -> tuple[nn.Module, ...]:

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from deployments.layers.pointwise import (
-    add_norm,
-    add_norm_to_rowwise,
+    add_product,
     add_rowwise_norm,
     geglu,
+    norm_shifted,
+    norm_to_rowwise,
 )
 from deployments.stage1.models.attention import CrossAttention, SelfAttention
 from deployments.stage1.models.correspondence import BODY_VIEWS
@@ -32,9 +33,15 @@ class JointDomainAttention(SelfAttention):
 
     def forward(self, x: Tensor) -> Tensor:
         """(rows, S^2, C) -> (rows, S^2, C)."""
+        return self.project(self.mix(x))
+
+    def mix(self, x: Tensor) -> Tensor:
+        """(rows, S^2, C) -> the same shape, before the output layer.
+
+        That layer works on every token by itself, so blending before it is blending after it.
+        """
         sequences = x.unflatten(0, (-1, DOMAINS)).flatten(1, 2)  # (G V, 2 S^2, C)
-        out = self.attend(sequences).view(x.shape)
-        return self._blend_face(out)
+        return self._blend_face(super().mix(sequences).view(x.shape))
 
     def _blend_face(self, out: Tensor) -> Tensor:
         """Replace the head of view 0 by the mean of itself and of view 4 at a third of its size.
@@ -55,7 +62,7 @@ class RowwiseAttention(SelfAttention):
 
     def forward(self, grouped: Tensor) -> Tensor:
         """(G, 2, S, 4, S, C) -> the same shape."""
-        return self.attend(grouped.flatten(3, 4).flatten(0, 2)).view(grouped.shape)
+        return self.project(self.mix(grouped.flatten(3, 4).flatten(0, 2))).view(grouped.shape)
 
 
 class GEGLU(nn.Module):
@@ -80,9 +87,18 @@ class FeedForward(nn.Module):
             GEGLU(channels, 4 * channels), nn.Identity(), nn.Linear(4 * channels, channels)
         )
 
+    @property
+    def out(self) -> nn.Linear:
+        """The second linear layer."""
+        return self.net[2]  # type: ignore[return-value]
+
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
         return self.net(x)
+
+    def gated(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., 4 C): what the second linear layer takes."""
+        return self.net[0](x)
 
 
 class MultiviewBlock(nn.Module):
@@ -102,8 +118,22 @@ class MultiviewBlock(nn.Module):
 
     def forward(self, x: Tensor, text: TextKeys) -> Tensor:
         """Tokens (rows, S^2, C) and ``attn2.context_keys`` of the prompts -> (rows, S^2, C)."""
-        h = self.attn1(self.norm1(x))
-        x, h = add_norm_to_rowwise(x, h, self.norm_mv, self.views)
-        x, h = add_rowwise_norm(x, self.attn_mv(h), self.norm2, self.views)
-        x, h = add_norm(x, self.attn2(h, *text), self.norm3)
-        return x + self.ff(h)
+        return self.without_last_bias(x, text) + self.last_bias()
+
+    def last_bias(self) -> Tensor:
+        """What ``without_last_bias`` leaves out, (C,)."""
+        return self.attn2.out.bias + self.ff.out.bias
+
+    def without_last_bias(self, x: Tensor, text: TextKeys) -> Tensor:
+        """The block, short of a vector that is the same for all tokens; may change ``x`` itself.
+
+        Products are added to the tokens where they are stored, without their bias. It joins the
+        pass that reads the tokens next.
+        """
+        x = add_product(x, self.attn1.mix(self.norm1(x)), self.attn1.out.weight)
+        bias = self.attn1.out.bias
+        h = self.attn_mv(norm_to_rowwise(x, self.norm_mv, bias, self.views))
+        x, h = add_rowwise_norm(x, h, self.norm2, bias, self.views)
+        x = add_product(x, self.attn2.mix(h, *text), self.attn2.out.weight)
+        h = norm_shifted(x, self.norm3, self.attn2.out.bias)
+        return add_product(x, self.ff.gated(h), self.ff.out.weight)

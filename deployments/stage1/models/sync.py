@@ -10,12 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deployments.layers.pointwise import group_norm
 from deployments.stage1.models.attention import CrossAttention
-from deployments.stage1.models.correspondence import (
-    BODY_VIEWS,
-    pixels_of_voxels,
-    voxels_of_pixels,
-)
+from deployments.stage1.models.cell_means import cell_means
+from deployments.stage1.models.correspondence import BODY_VIEWS, picks_of_pixels, picks_of_voxels
 from deployments.stage1.models.multiview_block import DOMAINS, FeedForward
 
 _GROUPS = 32
@@ -34,14 +32,12 @@ class _Resample(nn.Module):
             convolution(channels, channels, 3, padding=1),
         )
         self.grid = grid
-        self.dimensions = dimensions
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, S, S[, S]) -> (B, C, grid, grid[, grid])."""
-        h = F.gelu(self.conv(x))
-        if self.dimensions == 2:
-            return F.adaptive_avg_pool2d(h, self.grid)
-        return F.adaptive_avg_pool3d(h, self.grid)
+        """(B, C, S, S[, S]) -> (B, grid^2 or grid^3, C)."""
+        norm, convolution = self.conv
+        h = F.gelu(convolution(group_norm(x, norm, silu=False)))  # type: ignore[arg-type]
+        return cell_means(h.movedim(1, -1), self.grid)
 
 
 class StructureSync(nn.Module):
@@ -64,7 +60,7 @@ class StructureSync(nn.Module):
         )
 
     def picture_features(self, pictures: Tensor) -> Tensor:
-        """(B, C', S, S) -> (B, C', grid, grid)."""
+        """(B, C', S, S) -> (B, grid^2, C')."""
         tokens = self.input_layer_mv(pictures.permute(0, 2, 3, 1))
         return self.imagedownsample(tokens.permute(0, 3, 1, 2))
 
@@ -72,17 +68,11 @@ class StructureSync(nn.Module):
         """Pictures (G V 2, C', S, S) and tokens (G, grid^3, C) -> tokens (G, grid^3, C)."""
         halves = pictures.view(-1, self.views, DOMAINS, *pictures.shape[1:])
         normals = halves[:, :BODY_VIEWS, 0]
-        features = self.picture_features(normals.flatten(0, 1)).permute(0, 2, 3, 1)
-        features = features.unflatten(0, (-1, BODY_VIEWS))  # (G, 4, grid, grid, C')
-
-        attn = self.cross_attn_MV_to_Structure
-        keys, values = (
-            pixels_of_voxels(x).flatten(0, 3)  # (G grid^3, 4, H, D)
-            for x in attn.context_keys(features)
-        )
+        features = self.picture_features(normals.flatten(0, 1)).unflatten(0, (-1, BODY_VIEWS))
+        seen = picks_of_voxels(self.imagedownsample.grid, pictures.device)
         s = self.input_layer_stucture(structure)
-        h = self.normStructure1(s).flatten(0, 1)[:, None]  # (G grid^3, 1, C)
-        s = s + attn(h, keys, values).view(s.shape)
+        h = self.normStructure1(s)
+        s = s + self.cross_attn_MV_to_Structure.read(h, features.flatten(1, 2), seen)
         s = s + self.ffn_stucture(self.normStructure2(s))
         return structure + self.output_layer_stucture(s)
 
@@ -113,7 +103,7 @@ class PictureSync(nn.Module):
         self.cross_attn_Structure_to_normal = CrossAttention(*shape)
 
     def voxel_features(self, structure: Tensor) -> Tensor:
-        """Tokens (G, R^3, C) -> (G, C, size, size, size)."""
+        """Tokens (G, R^3, C) -> (G, size^3, C)."""
         tokens = self.input_layer_stucture(structure)
         grid = round(tokens.shape[1] ** (1 / 3))
         cells = tokens.view(tokens.shape[0], grid, grid, grid, -1)
@@ -121,7 +111,7 @@ class PictureSync(nn.Module):
 
     def forward(self, pictures: Tensor, structure: Tensor) -> Tensor:
         """Pictures (G V 2, C, S, S) and tokens (G, R^3, C') -> pictures of the same shape."""
-        voxels = self.voxel_features(structure).permute(0, 2, 3, 4, 1)  # (G, S, S, S, C')
+        voxels = self.voxel_features(structure)  # (G, S^3, C')
         channels_last = pictures.permute(0, 2, 3, 1)
         halves = channels_last.reshape(-1, self.views, DOMAINS, *channels_last.shape[1:])
         body = self.input_layer_mv(halves[:, :BODY_VIEWS])  # (G, 4, 2, S, S, C)
@@ -146,13 +136,10 @@ class PictureSync(nn.Module):
     def _read(
         self, m: Tensor, voxels: Tensor, attn: CrossAttention, ffn: FeedForward, output: nn.Linear
     ) -> Tensor:
-        """One domain's pixels (G, 4, S, S, C) -> what is added to them."""
-        keys, values = (
-            voxels_of_pixels(x).flatten(0, 3)  # (G 4 S^2, S, H, D)
-            for x in attn.context_keys(voxels)
-        )
-        h = _layer_norm(m).reshape(-1, 1, m.shape[-1])  # (G 4 S^2, 1, C)
-        m = m + attn(h, keys, values).view(m.shape)
+        """One domain's pixels (G, 4, S, S, C), voxels (G, S^3, C') -> what is added to them."""
+        seen = picks_of_pixels(self.voxeldownsample.grid, m.device)
+        h = _layer_norm(m).flatten(1, 3)  # (G, 4 S^2, C)
+        m = m + attn.read(h, voxels, seen).view(m.shape)
         m = m + ffn(_layer_norm(m))
         return output(m)
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deployments.layers.pointwise import add_bias, group_norm
+from deployments.layers.pointwise import add_bias, add_product, group_norm
 from deployments.stage1.models.multiview_block import MultiviewBlock, TextKeys
 
 
@@ -39,13 +39,25 @@ class ResnetBlock(nn.Module):
         """
         return self.time_emb_proj(F.silu(embedding)) + self.conv1.bias
 
-    def forward(self, x: Tensor, time_shift: Tensor) -> Tensor:
-        """(rows, C_in, S, S), (rows, C) -> (rows, C, S, S)."""
+    def forward(self, x: Tensor, time_shift: Tensor, skip: Tensor | None = None) -> Tensor:
+        """(rows, C_in, S, S), (rows, C) -> (rows, C, S, S); ``skip`` holds the last of C_in."""
         # Both biases join passes that run anyway: the first is part of ``time_shift``.
-        h = _convolve(self.conv1, group_norm(x, self.norm1))
+        h = _convolve(self.conv1, group_norm(x, self.norm1, skip=skip))
         h = _convolve(self.conv2, group_norm(h, self.norm2, time_shift))
         bias: Tensor = self.conv2.bias  # type: ignore[assignment]
-        return add_bias(h, bias, x if self.conv_shortcut is None else self.conv_shortcut(x))
+        return add_bias(h, bias, self._shortcut(x, skip))
+
+    def _shortcut(self, x: Tensor, skip: Tensor | None) -> Tensor:
+        """Input and skip, which are never joined in memory, in the output's width."""
+        layer = self.conv_shortcut
+        if layer is None:
+            return x if skip is None else torch.cat([x, skip], dim=1)
+        weight = layer.weight.flatten(1)  # (C, C_in)
+        width = x.shape[1]
+        tokens = F.linear(_to_tokens(x), weight[:, :width], layer.bias)
+        if skip is not None:
+            tokens = add_product(tokens, _to_tokens(skip), weight[:, width:])
+        return _to_pictures(tokens, x.shape[-1])
 
 
 class MultiviewTransformer(nn.Module):
@@ -70,8 +82,10 @@ class MultiviewTransformer(nn.Module):
     def forward(self, x: Tensor, text: TextKeys) -> Tensor:
         """(rows, C, S, S) -> (rows, C, S, S)."""
         tokens = self.proj_in(_to_tokens(group_norm(x, self.norm, silu=False)))
-        tokens = self.proj_out(self.block(tokens, text))
-        return x + _to_pictures(tokens, x.shape[-1])
+        tokens = self.block.without_last_bias(tokens, text)
+        bias = self.proj_out(self.block.last_bias())
+        tokens = _to_tokens(x) + F.linear(tokens, self.proj_out.weight, bias)
+        return _to_pictures(tokens, x.shape[-1])
 
 
 class Downsample(nn.Module):
@@ -87,15 +101,31 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the size by repeating pixels, then a convolution."""
+    """Twice the size by repeating pixels, then a convolution.
+
+    After ``fuse`` it is one transposed convolution with 16 taps a pixel in place of 36: repeated
+    pixels under one kernel are one pixel under the sum of its weights.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self._transposed: Tensor | None = None
+
+    def fuse(self) -> None:
+        """Add up the weights; the module must stay on its device and in its dtype afterwards."""
+        # Row t of ``sums`` says which taps of the convolution meet under tap t of the transposed.
+        sums = torch.tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=torch.float32)
+        weight = self.conv.weight.detach()
+        sums = sums.to(weight.device)
+        summed = sums @ weight.float().transpose(0, 1) @ sums.T  # (C_in, C_out, 4, 4)
+        self._transposed = summed.to(weight.dtype).contiguous(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
         """(rows, C, S, S) -> (rows, C, 2 S, 2 S)."""
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        if self._transposed is None:
+            return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return F.conv_transpose2d(x, self._transposed, self.conv.bias, stride=2, padding=1)
 
 
 class Conditions:
@@ -182,7 +212,7 @@ class UpBlock(nn.Module):
     def forward(self, x: Tensor, skips: list[Tensor], conditions: Conditions) -> Tensor:
         """``skips`` is used up from its end."""
         for index, resnet in enumerate(self.resnets):
-            x = resnet(torch.cat([x, skips.pop()], dim=1), conditions.time_shift())
+            x = resnet(x, conditions.time_shift(), skips.pop())
             if self.has_attention:
                 x = self.attentions[index](x, conditions.text())
         return self.upsamplers[0](x) if self.has_upsampler else x

@@ -40,3 +40,11 @@ def test_every_part_has_an_effect(block: ModulatedBlock) -> None:
     elsewhere = block(x, block.modulation(time), block.context_keys(context + 1))
     assert not torch.allclose(out, later)
     assert not torch.allclose(out, elsewhere)
+
+
+def test_items_without_an_entry_have_a_condition_of_zeros(block: ModulatedBlock) -> None:
+    x, time, context = torch.randn(2, 10, 32), torch.randn(1, 32), torch.randn(1, 5, 24)
+    modulation = block.modulation(time)
+    both = block.context_keys(torch.cat([torch.zeros_like(context), context]))
+    expected = block(x, modulation, both)
+    torch.testing.assert_close(block(x, modulation, block.context_keys(context)), expected)

@@ -32,17 +32,32 @@ def steps(device: str, dtype: torch.dtype) -> dict[str, Callable[[], Any]]:
     grouped = pointwise.to_rowwise(more, VIEWS).contiguous()
     heads = drawn(2, 7, 3, 4, 24)
     gamma = drawn(4, 24)
+    volume = drawn(2, CHANNELS, 5, 5, 5).contiguous(memory_format=torch.channels_last_3d)
+    skip = drawn(rows, 64, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
+    wide = nn.GroupNorm(32, CHANNELS + 64).to(device, dtype)
+    linear = nn.Linear(CHANNELS, 48).to(device, dtype)
+    narrow = drawn(rows, SIZE**2, 48)
+    items, fewer = drawn(3, 7, CHANNELS), drawn(1, 7, CHANNELS)
     return {
         "group_norm": lambda: pointwise.group_norm(pictures, group, shift),
         "group_norm_only": lambda: pointwise.group_norm(pictures, group, silu=False),
+        "group_norm_of_volume": lambda: pointwise.group_norm(volume, group),
+        "group_norm_with_skip": lambda: pointwise.group_norm(pictures, wide, skip=skip),
         "add_bias": lambda: pointwise.add_bias(pictures, vector, pictures),
+        "add_gated": lambda: pointwise.add_gated(tokens, more, vector),
+        "add_product": lambda: pointwise.add_product(narrow.clone(), more, linear.weight),
+        "linear_gelu": lambda: pointwise.linear_gelu(tokens, linear),
         "geglu": lambda: pointwise.geglu(tokens),
         "add_norm": lambda: pointwise.add_norm(tokens, more, layer),
         "add_norm_gated": lambda: pointwise.add_norm(tokens, more, layer, vector),
         "norm_modulated": lambda: pointwise.norm_modulated(tokens, vector, vector, 1e-6),
         "add_modulated": lambda: pointwise.add_norm_modulated(tokens, more, vector, vector, 1e-6),
-        "to_rowwise": lambda: pointwise.add_norm_to_rowwise(tokens, more, layer, VIEWS),
-        "from_rowwise": lambda: pointwise.add_rowwise_norm(tokens, grouped, layer, VIEWS),
+        "add_modulated_blank": lambda: pointwise.add_norm_modulated(
+            items, fewer, vector, vector, 1e-6, blank=vector
+        ),
+        "norm_shifted": lambda: pointwise.norm_shifted(tokens, layer, vector),
+        "to_rowwise": lambda: pointwise.norm_to_rowwise(tokens, layer, vector, VIEWS),
+        "from_rowwise": lambda: pointwise.add_rowwise_norm(tokens, grouped, layer, vector, VIEWS),
         "head_rms_norm": lambda: pointwise.head_rms_norm(heads[:, :, 1], gamma),
     }
 
