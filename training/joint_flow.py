@@ -112,7 +112,7 @@ class JointTraining:
         of_structure = (found_structure.float() - structure_velocity).square().mean()
         return {
             "front": by_view[0],
-            "sides": by_view[[1, 3]].mean(),
+            "sides": by_view[1::2].mean(),
             "structure": of_structure,
             "loss": pictures + STRUCTURE_WEIGHT * of_structure,
         }

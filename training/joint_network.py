@@ -42,11 +42,11 @@ class BatchedJointModel(JointModel):
         (B, C, R, R, R); returns the same shapes.
         """
         subjects, views = latents.shape[:2]
-        shown = [0, 0, 0, 0, 1]
 
         def rows(values: Tensor) -> Tensor:  # (B, 2, ...) -> (B V 2, ...)
-            by_view = values[:, shown, None].expand(-1, -1, DOMAINS, *values.shape[2:])
-            return by_view.flatten(0, 2)
+            front = values[:, :1].expand(-1, views - 1, *values.shape[2:])
+            by_view = torch.cat([front, values[:, 1:]], dim=1)[:, :, None]
+            return by_view.expand(-1, -1, DOMAINS, *values.shape[2:]).flatten(0, 2)
 
         prompts = conditions.prompts.unflatten(0, (DOMAINS, views)).transpose(0, 1).flatten(0, 1)
         text = []
