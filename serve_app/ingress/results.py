@@ -6,11 +6,12 @@ import asyncio
 import mimetypes
 import re
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
 
 from deployments.errors import ServiceError
 from serve_app.ingress.answers import etag, files_or_expired, zip_response
@@ -72,8 +73,9 @@ async def one_file(job: OwnJob, path: str, room: TheRoom, request: Request) -> R
     part = len(wanted) != size
     if part:
         headers["Content-Range"] = f"bytes {wanted.start}-{wanted.stop - 1}/{size}"
-    return StreamingResponse(
-        _pieces(file, wanted),
+    return FileStream(
+        file,
+        wanted,
         status_code=206 if part else 200,
         media_type=kind or "application/octet-stream",
         headers={
@@ -112,11 +114,24 @@ def _range(headers: Headers, tag: str, size: int) -> range | None:
     return found if len(found) else None
 
 
+class FileStream(StreamingResponse):
+    """A part of an open file, which is closed also when the client leaves before the end."""
+
+    def __init__(self, file: BinaryIO, wanted: range, **answer: Any) -> None:
+        super().__init__(_pieces(file, wanted), **answer)
+        self._file = file
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._file.close()
+
+
 def _pieces(file: BinaryIO, wanted: range) -> Iterator[bytes]:
     """A part of a file in pieces; Starlette runs this in a thread."""
-    with file:
-        file.seek(wanted.start)
-        left = len(wanted)
-        while left and (piece := file.read(min(PIECE, left))):
-            left -= len(piece)
-            yield piece
+    file.seek(wanted.start)
+    left = len(wanted)
+    while left and (piece := file.read(min(PIECE, left))):
+        left -= len(piece)
+        yield piece
