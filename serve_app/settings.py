@@ -110,6 +110,15 @@ class LiveArgs(ModeArgs):
     max_texture_size: int = Field(4096, ge=256, le=16384, description="largest texture to ask for")
     max_queued_jobs: int = Field(1000, ge=1, description="beyond it a request is answered with 429")
     max_queued_jobs_per_key: int = Field(100, ge=1, description="the same for one API key")
+    key_requests_per_minute: int | None = Field(
+        120, ge=1, description="submissions a minute of one API key; null: any number"
+    )
+    key_jobs_at_once: int | None = Field(
+        100, ge=1, description="unfinished jobs of one API key; null: any number"
+    )
+    max_intakes: int = Field(
+        32, ge=1, description="pictures taken in at once by one Gateway; beyond it 503"
+    )
     max_priority: int = Field(
         10,
         ge=PRIORITIES[0],

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import re
-import secrets
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.ingress import generate, jobs, problems, results, status, watching
+from serve_app.ingress.envelope import Envelope
 from serve_app.ingress.fetch import Resolver, system_resolver
 from serve_app.ingress.keys import KeyGuard
+from serve_app.ingress.limits import KeyLimits
 from serve_app.ingress.room import Room
 from serve_app.ingress.schemas import GenerateForm, JobJson
 from serve_app.ingress.upload import BodyLimit
 from serve_app.jobs.protocol import JobService
+from serve_app.metrics.recorder import NoRecorder, Recorder
 from serve_app.settings import FrontArgs
 from serve_app.storage import Storage
+from serve_app.tracing import NoTracer, Tracer
 
 DESCRIPTION = """One photo of a person in, a textured 3D human (GLB) out.
 
@@ -31,11 +32,12 @@ EXPOSED = (
     "X-Request-ID",
     "Location",
     "Retry-After",
+    "RateLimit",
+    "RateLimit-Policy",
     "ETag",
     "Content-Disposition",
     "Content-Range",
 )
-REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 def make_api(
@@ -44,12 +46,15 @@ def make_api(
     settings: FrontArgs,
     *,
     resolver: Resolver = system_resolver,
-    echo_request_id: bool = True,
+    recorder: Recorder | None = None,
+    tracer: Tracer | None = None,
+    server_request_id: Callable[[], str] | None = None,
 ) -> FastAPI:
     """The application. ``api.state.room.settings`` may be replaced while it runs.
 
     :param resolver: how names in an ``image_url`` become addresses.
-    :param echo_request_id: False where the server in front already returns the id (Ray Serve).
+    :param server_request_id: the id of the current request where the server in front returns one
+        by itself (Ray Serve).
     """
     api = FastAPI(
         title=status.SERVICE,
@@ -65,6 +70,7 @@ def make_api(
         api.include_router(router)
     api.add_middleware(problems.UnexpectedErrors)
     api.add_middleware(BodyLimit, max_bytes=lambda: room.max_upload_bytes)
+    api.add_middleware(KeyLimits, room=lambda: room)
     api.add_middleware(KeyGuard, keys=lambda: room.keys)
     api.add_middleware(
         CORSMiddleware,
@@ -74,35 +80,14 @@ def make_api(
         allow_credentials=False,
         expose_headers=list(EXPOSED),
     )
-    api.add_middleware(EveryResponse, echo_request_id=echo_request_id)
+    api.add_middleware(
+        Envelope,
+        recorder=recorder or NoRecorder(),
+        tracer=tracer or NoTracer(),
+        server_request_id=server_request_id,
+    )
     api.openapi = lambda: _openapi(api)  # type: ignore[method-assign]
     return api
-
-
-class EveryResponse:
-    """ASGI middleware: a request id for log and answer, and no guessing of content types."""
-
-    def __init__(self, app: ASGIApp, *, echo_request_id: bool) -> None:
-        self.app = app
-        self.echo_request_id = echo_request_id
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        asked = Headers(scope=scope).get("x-request-id", "")
-        request_id = asked if REQUEST_ID.fullmatch(asked) else secrets.token_hex(8)
-        scope.setdefault("state", {})["request_id"] = request_id
-
-        async def completed(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers["X-Content-Type-Options"] = "nosniff"
-                if self.echo_request_id:
-                    headers["X-Request-ID"] = request_id
-            await send(message)
-
-        await self.app(scope, receive, completed)
 
 
 def _openapi(api: FastAPI) -> dict[str, Any]:

@@ -12,8 +12,10 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.ingress.api import make_api
 from serve_app.jobs.remote import RemoteJobs
+from serve_app.metrics.recorder import RayRecorder
 from serve_app.settings import FrontArgs, LiveArgs
 from serve_app.storage import open_storage
+from serve_app.tracing import open_tracer
 
 log = logging.getLogger("ray.serve")
 
@@ -21,6 +23,8 @@ log = logging.getLogger("ray.serve")
 @serve.deployment(
     name="Gateway",
     max_ongoing_requests=200,
+    max_queued_requests=400,
+    backpressure_config={"status_code": 503, "retry_after_s": 10},
     health_check_period_s=10,
     health_check_timeout_s=30,
     graceful_shutdown_timeout_s=660,
@@ -35,7 +39,9 @@ class Gateway:
             RemoteJobs(jobs),
             open_storage(args.storage_url),
             args,
-            echo_request_id=False,  # Serve returns the request's id by itself
+            recorder=RayRecorder(),
+            tracer=open_tracer(args.trace_endpoint, args.trace_ratio),
+            server_request_id=lambda: context._get_serve_request_context().request_id,
         )
         log.info("SyncHuman listens on %s in mode %s", _address(), args.mode.value)
 

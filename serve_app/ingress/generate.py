@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 
 from deployments.errors import SyncHumanError
 from serve_app.ingress.answers import generate_answer, job_answer, zip_response
+from serve_app.ingress.envelope import CLIENT_GONE
 from serve_app.ingress.intake import take_picture
 from serve_app.ingress.problems import (
     failure_response,
@@ -22,7 +23,6 @@ from serve_app.ingress.schemas import GenerateAnswer, GenerateForm, JobAnswer
 from serve_app.ingress.submission import Sender, submit
 from serve_app.jobs.protocol import JobFailure, JobStatus, JobView
 
-CLIENT_GONE = 499  # nobody reads it; it tells an access log apart from success
 LOST_EVENTS_PAUSE_S = 0.5
 CANCELLED = JobFailure(
     code="cancelled",
@@ -67,8 +67,11 @@ async def generate(
     to minutes without a byte in between: a proxy that cuts idle connections wants
     `Prefer: respond-async` or `POST /jobs`. Leaving the connection cancels the job."""
     options = form.options.resolve(room.settings)
-    picture = await take_picture(form.image, form.image_url, room)
-    view = await submit(picture, options, form, room, Sender.of(request, idempotency_key))
+    request.state.mode = options.mode.value
+    with room.intake():
+        picture = await take_picture(form.image, form.image_url, room)
+        view = await submit(picture, options, form, room, Sender.of(request, idempotency_key))
+    del picture  # the wait may be long
     if "respond-async" in (prefer or "").lower():
         response = accepted(view, room)
         response.headers["Preference-Applied"] = "respond-async"

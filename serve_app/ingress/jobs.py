@@ -58,20 +58,22 @@ async def create(
 ) -> Response:
     """The fields of `POST /generate` as a form, or JSON with `image_url` or `image_base64`."""
     asked: GenerateForm | JobJson
-    if request.headers.get("content-type", "").startswith("application/json"):
-        asked = body = _parsed(JobJson, await _json(request))
-        options = asked.options.resolve(room.settings)
-        picture = await _json_picture(body, room)
-    else:
-        async with request.form() as fields:
-            values: dict[str, object] = dict(fields)
-            for name in ("formats", "webhook_events"):
-                if name in fields:
-                    values[name] = fields.getlist(name)
-            asked = form = _parsed(GenerateForm, values)
+    with room.intake():
+        if request.headers.get("content-type", "").startswith("application/json"):
+            asked = body = _parsed(JobJson, await _json(request))
             options = asked.options.resolve(room.settings)
-            picture = await take_picture(form.image, form.image_url, room)
-    view = await submit(picture, options, asked, room, Sender.of(request, idempotency_key))
+            picture = await _json_picture(body, room)
+        else:
+            async with request.form() as fields:
+                values: dict[str, object] = dict(fields)
+                for name in ("formats", "webhook_events"):
+                    if name in fields:
+                        values[name] = fields.getlist(name)
+                asked = form = _parsed(GenerateForm, values)
+                options = asked.options.resolve(room.settings)
+                picture = await take_picture(form.image, form.image_url, room)
+        request.state.mode = options.mode.value
+        view = await submit(picture, options, asked, room, Sender.of(request, idempotency_key))
     return accepted(view, room)
 
 
@@ -128,6 +130,7 @@ async def export(
 ) -> Response:
     """Another texture size, face count or format, in seconds: nothing is sampled again. The export
     is a job of its own, with the options of its parent where the body names none."""
+    request.state.mode = "export"
     view = await submit_export(job, body, room, Sender.of(request, idempotency_key))
     return accepted(view, room)
 

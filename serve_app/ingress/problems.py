@@ -61,6 +61,9 @@ STATUS_BY_CODE: Mapping[str, int] = {
     "no_result": 409,
     "not_exportable": 409,
     "queue_full": 429,
+    "too_many_jobs": 429,
+    "rate_limited": 429,
+    "too_busy": 503,
     # what the service can not do now
     "stage_unavailable": 503,
     "stage1_unavailable": 503,

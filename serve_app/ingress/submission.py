@@ -42,11 +42,20 @@ class Sender:
     owner: str | None = None
     request_id: str | None = None
     idempotency_key: str | None = None
+    traceparent: str | None = None
+    jobs_at_once: int | None = None
 
     @classmethod
     def of(cls, request: Request, idempotency_key: str | None) -> Sender:
         """:raises InputError: for an ``Idempotency-Key`` that no store can hold."""
-        return cls(owner_of(request), request_id_of(request), checked_key(idempotency_key))
+        state = request.scope.get("state", {})
+        return cls(
+            owner_of(request),
+            request_id_of(request),
+            checked_key(idempotency_key),
+            state.get("traceparent") or None,
+            state.get("jobs_at_once"),
+        )
 
 
 async def submit(

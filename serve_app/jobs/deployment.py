@@ -9,7 +9,15 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.messages import Heartbeat
 from serve_app.jobs.monitor import serve_status
-from serve_app.jobs.protocol import JobEvent, JobPage, JobQuery, JobRequest, JobView, ServiceState
+from serve_app.jobs.protocol import (
+    JobEvent,
+    JobPage,
+    JobQuery,
+    JobRequest,
+    JobView,
+    KeyAllowance,
+    ServiceState,
+)
 from serve_app.jobs.runner import Stages
 from serve_app.jobs.service import JobRoom
 from serve_app.jobs.stages import StageCaller, through_handle
@@ -76,6 +84,7 @@ class Jobs:
                 stage1=_caller("stage1", stage1),
                 stage2=None if stage2 is None else _caller("stage2", stage2),
                 preview=_caller("preview", preview),
+                export=StageCaller("export", through_handle(preview, "export")),
             ),
             look=serve_status(places),
             applications={
@@ -119,6 +128,9 @@ class Jobs:
 
     async def remove(self, job_id: str, owner: str | None) -> JobView:
         return await self._room.remove(job_id, owner)
+
+    async def use_key(self, owner: str, per_minute: int) -> KeyAllowance:
+        return await self._room.use_key(owner, per_minute)
 
     async def state(self) -> ServiceState:
         return await self._room.state()

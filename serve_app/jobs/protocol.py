@@ -68,6 +68,7 @@ class JobRequest(Record):
     )
     owner: str | None = Field(None, description="hash of the API key that submitted it")
     terms: JobTerms = JobTerms()
+    jobs_at_once: int | None = Field(None, description="unfinished jobs that the key may have")
     request_id: str | None = Field(None, max_length=128, description="X-Request-ID of the request")
     traceparent: str | None = Field(None, max_length=64, description="its W3C trace context")
 
@@ -188,6 +189,15 @@ class ServiceState(Record):
     )
 
 
+class KeyAllowance(Record):
+    """What is left to an API key in this minute."""
+
+    allowed: bool
+    limit: int
+    remaining: int
+    reset_s: int = Field(description="seconds until there is more")
+
+
 class JobService(Protocol):
     """The jobs room as the ingress sees it. Failures are of the error tree.
 
@@ -212,6 +222,10 @@ class JobService(Protocol):
 
         :returns: the job before its removal: final when everything is gone already.
         """
+        ...
+
+    async def use_key(self, owner: str, per_minute: int) -> KeyAllowance:
+        """Count a submission of an API key, unless its minute is used up."""
         ...
 
     async def state(self) -> ServiceState: ...

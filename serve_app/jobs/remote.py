@@ -16,7 +16,15 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 
 from deployments.errors import ServiceError, SyncHumanError
-from serve_app.jobs.protocol import JobEvent, JobPage, JobQuery, JobRequest, JobView, ServiceState
+from serve_app.jobs.protocol import (
+    JobEvent,
+    JobPage,
+    JobQuery,
+    JobRequest,
+    JobView,
+    KeyAllowance,
+    ServiceState,
+)
 
 ANSWER_WITHIN_S = 15.0  # a killed Jobs replica has a successor after about 4 s
 EVENTS_WAIT_S = 10.0
@@ -66,6 +74,10 @@ class RemoteJobs:
         calling = contextvars.Context().run(asyncio.ensure_future, self._call(method, *args))
         view: JobView = await asyncio.shield(calling)
         return view
+
+    async def use_key(self, owner: str, per_minute: int) -> KeyAllowance:
+        allowance: KeyAllowance = await self._call("use_key", owner, per_minute)
+        return allowance
 
     async def state(self) -> ServiceState:
         state: ServiceState = await self._call("state")

@@ -25,6 +25,7 @@ from serve_app.jobs.protocol import (
     JobRequest,
     JobStatus,
     JobView,
+    KeyAllowance,
     ServiceState,
     StageState,
 )
@@ -33,6 +34,7 @@ from serve_app.jobs.runner import JobRun, RunnerRoom, Stages
 from serve_app.jobs.store import JobStore
 from serve_app.jobs.sweeper import Sweeper
 from serve_app.jobs.tables import Database
+from serve_app.jobs.usage import KeyUsage
 from serve_app.jobs.watchers import Watchers
 from serve_app.metrics.catalogue import JOBS_QUEUED, JOBS_RUNNING, STAGE_REPLICAS
 from serve_app.metrics.recorder import NoRecorder, Recorder
@@ -78,6 +80,7 @@ class JobRoom:
         self._database = database
         self._store = JobStore(database)
         self._claims = ClaimStore(database)
+        self._usage = KeyUsage(database)
         self._registry = Registry(database, stale_s=args.heartbeat_stale_s)
         self._monitor = StatusMonitor(look, period_s=args.monitor_period_s)
         self._applications = dict(applications)
@@ -152,7 +155,7 @@ class JobRoom:
                 key_kept_s=self.live.idempotency_s,
             )
         except ServiceError as error:
-            if error.code == "queue_full":
+            if error.code in ("queue_full", "too_many_jobs"):
                 error.detail["retry_after"] = await self._seconds_a_place()
             raise
         self._work.set()
@@ -204,6 +207,9 @@ class JobRoom:
             self._cancelling.add(view.id)
             task.cancel()
         self._watchers.wake(view.id)
+
+    async def use_key(self, owner: str, per_minute: int) -> KeyAllowance:
+        return await asyncio.to_thread(self._usage.take, owner, per_minute)
 
     async def state(self) -> ServiceState:
         states = await self._all_states()
@@ -312,7 +318,8 @@ class JobRoom:
     # What is known about the stages
 
     async def _state_of(self, stage: str) -> StageState:
-        return (await self._all_states())[stage]
+        place = "preview" if stage == "export" else stage  # one deployment makes both
+        return (await self._all_states())[place]
 
     async def _median_seconds(self) -> dict[str, float]:
         """By stage, over recent jobs."""

@@ -37,6 +37,7 @@ from serve_app.jobs.rows import (
     view,
 )
 from serve_app.jobs.tables import Database, events, jobs
+from serve_app.jobs.usage import check_unfinished
 
 MEDIAN_OF = 30  # recent jobs behind an estimate
 
@@ -90,6 +91,7 @@ class JobStore:
             if own is not None:  # the same call once more, after its answer was lost
                 return view(own, self._position(connection, own)), False
             self._check_room(connection, owner, max_queued, max_queued_of_owner)
+            check_unfinished(connection, request)
             source = {"input_path": request.input_path}
             if request.parent_id is not None:
                 parent = self._row(connection, request.parent_id, request.owner, locked=True)

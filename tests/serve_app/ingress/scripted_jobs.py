@@ -21,11 +21,13 @@ from serve_app.jobs.protocol import (
     JobRequest,
     JobStatus,
     JobView,
+    KeyAllowance,
     ReplicaFacts,
     ServiceState,
     StageReport,
     StageState,
 )
+from serve_app.jobs.usage import KeyUsage
 from serve_app.storage import Storage
 
 UP = StageState(state="up")
@@ -58,6 +60,7 @@ class ScriptedJobs:
         self.stages = {"stage1": UP, "stage2": UP}
         self.stops_at_once = True  # False: a cancelled job runs until ``stop``
         self.seconds: dict[str, float] = {}
+        self.usage: KeyUsage | None = None  # else every key may do what it likes
         self.requests: list[JobRequest] = []
         self.queries: list[JobQuery] = []
         self.cancelled: list[str] = []
@@ -147,6 +150,11 @@ class ScriptedJobs:
         """End a job as cancelled."""
         self._set(job_id, status=JobStatus.CANCELLED)
         await self._happen(job_id, "cancelled", {})
+
+    async def use_key(self, owner: str, per_minute: int) -> KeyAllowance:
+        if self.usage is None:
+            return KeyAllowance(allowed=True, limit=per_minute, remaining=per_minute, reset_s=60)
+        return self.usage.take(owner, per_minute)
 
     async def state(self) -> ServiceState:
         return ServiceState(

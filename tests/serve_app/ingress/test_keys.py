@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from serve_app.ingress.keys import Limits, read_keys
+
 
 @pytest.fixture
 def key_file(tmp_path: Path) -> Path:
@@ -67,3 +69,29 @@ def test_changes_of_the_file_count_at_once(make_service: Any, key_file: Path) ->
     response = ask(client, X_API_Key="two")
     assert (response.status_code, response.json()["code"]) == (503, "keys_unreadable")
     assert str(key_file) not in response.text
+
+
+@pytest.mark.parametrize(
+    ("rest", "limits"),
+    [
+        ("", Limits(10, 20)),
+        ("anna", Limits(10, 20)),
+        ("anna per_minute=1", Limits(1, 20)),
+        ("at_once=3 per_minute=none # note", Limits(None, 3)),
+    ],
+)
+def test_a_line_may_have_limits(rest: str, limits: Limits) -> None:
+    (key,), wrong = read_keys(f"{hashlib.sha256(b'one').hexdigest()} {rest}")
+    assert key.limits(Limits(10, 20)) == limits
+    assert not wrong
+
+
+@pytest.mark.parametrize("rest", ["per_minute=0", "per_minute=many", "at_one=3", "per_minute="])
+def test_a_limit_that_nobody_understands_lets_nobody_in(
+    make_service: Any, tmp_path: Path, rest: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "keys"
+    path.write_text(f"\n{hashlib.sha256(b'one').hexdigest()} {rest}\n")
+    client, _ = make_service(api_keys_file=str(path))
+    assert ask(client, X_API_Key="one").status_code == 401
+    assert f"line 2 has '{rest}'" in caplog.text
