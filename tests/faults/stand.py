@@ -21,6 +21,7 @@ HERE = Path(__file__).parent
 PICTURE = (ROOT / "serve_app" / "sample" / "person.png").read_bytes()
 MODES = {"official": {}, "graceful": {"graceful_fallback": "true"}}
 LEASE_S = 6.0
+WAITS = {"queue_wait_s": 900, "start_wait_s": 60, "fallback_start_wait_s": 30}
 STAGE1 = StageSize(0.4, replicas=2)
 STAGE2 = StageSize(0.4)
 
@@ -46,12 +47,12 @@ class Stand(LogicalCluster):
         *,
         stage1: StageSize = STAGE1,
         stage2: StageSize | None = STAGE2,
-        front: FrontSize | None = None,
+        **waits: float,
     ) -> dict[str, Any]:
-        front = front or FrontSize()
-        args = {"lease_s": LEASE_S, "start_wait_s": 20, "fallback_start_wait_s": 4, **front.args}
-        size = FrontSize(front.gateways, front.jobs, args, front.jobs_options)
-        return service_config(self.folder, stage1, stage2, size, stages="troubled")
+        """``waits`` are limits by their setting's name; they change without a restart."""
+        live = {"user_config": {**WAITS, **waits}}
+        front = FrontSize(args={"lease_s": LEASE_S}, jobs_options=live)
+        return service_config(self.folder, stage1, stage2, front, stages="troubled")
 
     def restarted(self, stage2: StageSize = STAGE2) -> StageSize:
         """The same Stage 2 with another ``restart_token``: how an operator has it tried again."""
@@ -160,12 +161,14 @@ def refused(answer: httpx2.Response, *words: str, code: str = "stage2_unavailabl
         assert word in problem["detail"], problem
 
 
-def fell_back(stand: Stand, answer: httpx2.Response, *words: str, status: str = "skipped") -> None:
+def fell_back(
+    stand: Stand, answer: httpx2.Response, *words: str, status: tuple[str, ...] = ("skipped",)
+) -> None:
     """Stage 1's result with a preview, and an honest word about Stage 2."""
     assert answer.status_code == 200, answer.text
     body = answer.json()
     assert body["stage1"]["status"] == "completed"
-    assert body["stage2"]["status"] == status, body
+    assert body["stage2"]["status"] in status, body
     for word in words:
         assert word in body["stage2"]["reason"], body
     preview = stand.http.get(f"/jobs/{body['job_id']}/files/stage1/preview.glb")

@@ -7,6 +7,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 BINARIES = Path(shutil.which("initdb") or "/nowhere").resolve().parent
@@ -35,15 +36,23 @@ class PostgresServer:
         return f"postgresql+psycopg://{self.name}@/postgres?host={self.folder}"
 
     def start(self) -> None:
+        self._run("initdb", "-D", str(self.folder / "data"), "-A", "trust", "--no-sync")
+        self._start()
+
+    def restart(self, away_s: float) -> None:
+        """Cut every connection, stay away, come back with the data."""
         data = str(self.folder / "data")
-        self._run("initdb", "-D", data, "-A", "trust", "--no-sync")
-        options = f"-k {self.folder} -c listen_addresses= -c fsync=off"
-        self._run(
-            "pg_ctl", "-D", data, "-w", "-o", options, "-l", str(self.folder / "log"), "start"
-        )
+        self._run("pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+        time.sleep(away_s)
+        self._start()
 
     def stop(self) -> None:
         self._run("pg_ctl", "-D", str(self.folder / "data"), "-m", "immediate", "stop")
+
+    def _start(self) -> None:
+        data, log = str(self.folder / "data"), str(self.folder / "log")
+        options = f"-k {self.folder} -c listen_addresses= -c fsync=off"
+        self._run("pg_ctl", "-D", data, "-w", "-o", options, "-l", log, "start")
 
     def _run(self, *command: str) -> None:
         program = str(BINARIES / command[0])
