@@ -12,10 +12,11 @@ unified_api.md, the behaviour behind them serving.md section 3.
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AliasChoices, Field, model_validator
+from pydantic import AfterValidator, AliasChoices, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from deployments.contracts import Mode
@@ -154,7 +155,38 @@ class LiveArgs(ModeArgs):
     )
 
 
-class FrontArgs(LiveArgs, CheckpointArgs, TraceArgs):
+def usable_secrets(text: SecretStr | None) -> SecretStr | None:
+    """Refuse a secret that could not sign, at start and not at the first webhook."""
+    for secret in text.get_secret_value().split() if text else ():
+        try:
+            size = len(base64.b64decode(secret.removeprefix("whsec_") + "==", validate=True))
+        except ValueError:
+            size = 0
+        if not 24 <= size <= 64:
+            raise ValueError(
+                "webhook_secret must be whsec_ and 24 to 64 bytes in base64. Make one: "
+                'python -c "import base64, secrets; '
+                "print('whsec_' + base64.b64encode(secrets.token_bytes(32)).decode())\""
+            )
+    return text
+
+
+class WebhookArgs(SettingsBase):
+    """Telling a job's webhook_url what happens (jobs/webhooks.py)."""
+
+    webhook_secret: Annotated[SecretStr | None, AfterValidator(usable_secrets)] = Field(
+        None,
+        description="whsec_... of Standard Webhooks, best by the environment; several with spaces "
+        "between, while one replaces another. null: webhook_url is refused",
+    )
+    webhook_delays_s: tuple[Seconds, ...] = Field(
+        (5, 30, 120, 600, 3600, 4 * 3600, 12 * 3600),
+        description="pauses between attempts; after the last one a message is given up",
+    )
+    webhook_timeout_s: float = Field(15, gt=0, le=120, description="whole time for one attempt")
+
+
+class FrontArgs(LiveArgs, CheckpointArgs, TraceArgs, WebhookArgs):
     """Application ``front``: Gateway, Jobs, Preprocess and Preview."""
 
     storage_url: Location = Field("tmp_api_jobs", description="folder or fsspec URL for artifacts")
@@ -182,7 +214,9 @@ class FrontArgs(LiveArgs, CheckpointArgs, TraceArgs):
     api_keys_file: str | None = Field(None, description="hashed API keys, one a line; null: open")
     cors_origins: tuple[str, ...] = Field(("*",), description="origins that browsers may call from")
     allow_private_urls: bool = Field(
-        False, description="let image_url reach private addresses; for tests on one machine only"
+        False,
+        description="let image_url and webhook_url reach private addresses; for tests on one "
+        "machine only",
     )
 
 

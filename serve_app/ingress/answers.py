@@ -72,6 +72,7 @@ def job_answer(view: JobView, room: Room, estimated_seconds: float | None = None
         error={**failure.detail, "code": failure.code, "detail": failure.message}
         if failure
         else None,
+        webhook=view.webhook,
         links=links(view.id),
     )
 

@@ -9,9 +9,9 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.middleware.cors import CORSMiddleware
 
+from serve_app.address_guard import Resolver, system_resolver
 from serve_app.ingress import generate, jobs, problems, results, status, watching
 from serve_app.ingress.envelope import Envelope
-from serve_app.ingress.fetch import Resolver, system_resolver
 from serve_app.ingress.keys import KeyGuard
 from serve_app.ingress.limits import KeyLimits
 from serve_app.ingress.room import Room

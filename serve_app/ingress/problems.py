@@ -49,6 +49,7 @@ STATUS_BY_CODE: Mapping[str, int] = {
     "options_invalid": 422,
     "cursor_invalid": 400,
     "mode_unavailable": 422,
+    "webhooks_off": 422,
     "idempotency_conflict": 409,
     "job_exists": 409,
     "not_found": 404,

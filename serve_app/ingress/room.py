@@ -11,7 +11,8 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from deployments.errors import ServiceError
-from serve_app.ingress.fetch import FetchLimits, Resolver, system_resolver
+from serve_app.address_guard import Resolver, system_resolver
+from serve_app.ingress.fetch import FetchLimits
 from serve_app.ingress.keys import KeyFile, Limits
 from serve_app.jobs.protocol import JobService
 from serve_app.settings import FrontArgs

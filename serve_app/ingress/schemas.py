@@ -8,7 +8,7 @@ from fastapi import UploadFile
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from deployments.contracts import Mode
-from serve_app.jobs.protocol import JobKind, JobStatus
+from serve_app.jobs.protocol import JobKind, JobStatus, WebhookReport
 from serve_app.options import Blank, FinishingOptions, RequestOptions
 from serve_app.terms import RequestTerms
 
@@ -141,6 +141,9 @@ class JobAnswer(Answer):
     stage2: StageAnswer | None = None
     files: dict[str, str] = Field(default_factory=dict, description="name in the ZIP -> link")
     error: dict[str, Any] | None = Field(None, description="code and detail of a failed job")
+    webhook: WebhookReport | None = Field(
+        None, description="the job's webhook and what it was told; not in lists"
+    )
     links: Links
 
 

@@ -14,7 +14,7 @@ from fastapi import Request
 
 from deployments.contracts import GenerationOptions, Mode
 from deployments.errors import InputError, StageUnavailable, SyncHumanError
-from serve_app.ingress.fetch import check_url
+from serve_app.address_guard import check_reachable
 from serve_app.ingress.intake import Picture
 from serve_app.ingress.problems import owner_of, request_id_of
 from serve_app.ingress.room import Room
@@ -71,7 +71,7 @@ async def submit(
     :raises InputError: ``options_invalid`` for terms that the service does not allow.
     :raises ServiceError: ``queue_full``, ``storage_unavailable``, ``store_unavailable`` ...
     """
-    resolved = _resolved(terms, room)
+    resolved = await _resolved(terms, room)
     admit(options.mode, await room.service.state())
     job_id = secrets.token_hex(16)
     stored = options_as_json(options)
@@ -115,16 +115,27 @@ async def submit_export(parent: JobView, asked: ExportJson, room: Room, sender: 
         parent_id=parent.id,
         options=stored,
         digest=_digest(parent.id.encode(), stored, asked),
-        terms=_resolved(asked, room),
+        terms=await _resolved(asked, room),
         **asdict(sender),
     )
     return await room.service.submit(request)
 
 
-def _resolved(terms: RequestTerms, room: Room) -> JobTerms:
+async def _resolved(terms: RequestTerms, room: Room) -> JobTerms:
     resolved = terms.resolve_terms(room.settings)
     if resolved.webhook_url is not None:
-        check_url(resolved.webhook_url, field="webhook_url")
+        if room.settings.webhook_secret is None:
+            raise InputError(
+                "webhook_url is given, but this service has no secret to sign webhooks with. Leave "
+                "it out and watch the job's events, or ask the operator to set webhook_secret",
+                code="webhooks_off",
+            )
+        await check_reachable(
+            resolved.webhook_url,
+            room.resolver,
+            allow_private=room.settings.allow_private_urls,
+            field="webhook_url",
+        )
     return resolved
 
 

@@ -91,6 +91,27 @@ class JobFailure(Record):
     detail: dict[str, Any] = Field(default_factory=dict)
 
 
+class WebhookDelivery(Record):
+    """One message to a job's webhook. Neither delivered nor with a next_at: given up."""
+
+    id: str = Field(description="webhook-id of every attempt")
+    event: str
+    created_at: float
+    attempts: int = 0
+    delivered_at: float | None = None
+    next_at: float | None = Field(None, description="when it is tried again")
+    last_status: int | None = Field(None, description="of the HTTP answer")
+    last_error: str | None = None
+
+
+class WebhookReport(Record):
+    """A job's webhook and what it has been told."""
+
+    url: str
+    events: tuple[str, ...]
+    deliveries: tuple[WebhookDelivery, ...] = ()
+
+
 class JobView(Record):
     """A job as its owner sees it."""
 
@@ -120,6 +141,7 @@ class JobView(Record):
         default_factory=dict, description="name inside the ZIP -> storage path"
     )
     failure: JobFailure | None = None
+    webhook: WebhookReport | None = Field(None, description="only where one job was asked for")
 
 
 class JobQuery(Record):

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Mapping
 from deployments.errors import ServiceError
 from deployments.messages import Heartbeat
 from serve_app.jobs.claims import Claim, ClaimStore
+from serve_app.jobs.deliveries import DeliveryStore
 from serve_app.jobs.listing import list_jobs
 from serve_app.jobs.monitor import Look, StatusMonitor
 from serve_app.jobs.observer import JobObserver
@@ -36,6 +37,7 @@ from serve_app.jobs.sweeper import Sweeper
 from serve_app.jobs.tables import Database
 from serve_app.jobs.usage import KeyUsage
 from serve_app.jobs.watchers import Watchers
+from serve_app.jobs.webhooks import WebhookCarrier, WebhookSender
 from serve_app.metrics.catalogue import JOBS_QUEUED, JOBS_RUNNING, STAGE_REPLICAS
 from serve_app.metrics.recorder import NoRecorder, Recorder
 from serve_app.settings import FrontArgs, LiveArgs
@@ -97,6 +99,7 @@ class JobRoom:
         )
         self._recorder = recorder or NoRecorder()
         self._sweeper = Sweeper(database, storage, tombstone_s=lambda: self.live.tombstone_s)
+        self._webhooks = _webhooks(name, args, database)
         self._runs: dict[str, JobRun] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._cancelling: set[str] = set()
@@ -117,6 +120,7 @@ class JobRoom:
             self._sweep_for_ever,
             self._tell_for_ever,
             self._monitor.watch,
+            *((self._webhooks.carry_for_ever,) if self._webhooks else ()),
         )
         self._loops = [asyncio.create_task(loop()) for loop in loops]
 
@@ -342,3 +346,15 @@ class JobRoom:
             )
             self._states = (now, states)
         return self._states[1]
+
+
+def _webhooks(name: str, args: FrontArgs, database: Database) -> WebhookCarrier | None:
+    """None without a secret: what is in the table waits for one."""
+    if args.webhook_secret is None:
+        return None
+    sender = WebhookSender(
+        args.webhook_secret.get_secret_value().split(),
+        timeout_s=args.webhook_timeout_s,
+        allow_private=args.allow_private_urls,
+    )
+    return WebhookCarrier(name, DeliveryStore(database), sender, args.webhook_delays_s)

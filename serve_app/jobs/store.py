@@ -24,6 +24,7 @@ from sqlalchemy.exc import IntegrityError
 
 from deployments.contracts import Mode
 from deployments.errors import ServiceError
+from serve_app.jobs.deliveries import webhook_report
 from serve_app.jobs.export_source import export_source
 from serve_app.jobs.protocol import JobEvent, JobKind, JobRequest, JobStatus, JobView
 from serve_app.jobs.rows import (
@@ -144,7 +145,8 @@ class JobStore:
             row = self._row(connection, job_id, owner)
             if has_expired(row, self._clock()):
                 raise expired(row)
-            return view(row, self._position(connection, row))
+            seen = view(row, self._position(connection, row))
+            return seen.model_copy(update={"webhook": webhook_report(connection, job_id)})
 
     def events(self, job_id: str, after: int, limit: int = 500) -> tuple[list[JobEvent], bool]:
         """Events with ``seq > after`` in order, and whether the job can have no further ones.

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from deployments.errors import InputError
-from serve_app.ingress.fetch import FetchLimits, fetch, parse_address
+from serve_app.address_guard import parse_address
+from serve_app.ingress.fetch import FetchLimits, fetch
 
 PICTURE = b"\x89PNG and more bytes"
 OPEN = FetchLimits(max_bytes=1000, timeout_s=3, allow_private=True)
@@ -164,11 +165,11 @@ async def test_a_redirect_is_checked_like_the_first_address(server: LocalServer)
             return ["127.0.0.1"]
 
     url = f"http://outside.example:{server.port}/out"
-    from serve_app.ingress import fetch as module
+    from serve_app import address_guard as module
 
-    def only_outside(host: str, address: object) -> None:
+    def only_outside(host: str, address: object, field: str) -> None:
         if host != "outside.example":
-            original(host, address)
+            original(host, address, field)
 
     original = module._refuse_unless_public
     module._refuse_unless_public = only_outside
