@@ -2,7 +2,8 @@
 
 Serve's schema ignores keys that it does not know: ``max_ongoing_request`` and ``num_gpu`` pass its
 validation and change nothing (serving.md section 3). Here every key is compared with the schema's
-fields, the builders' arguments with their models, and then Serve's own validation runs.
+fields, the builders' arguments with their models, Serve's own validation runs, and what is left
+is looked at for values that contradict each other (config_conflicts.py).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from ray.serve.schema import ServeDeploySchema
 
+from serve_app.config_conflicts import conflicts
 from serve_app.settings import LiveArgs
 
 RECONFIGURABLE = ("Gateway", "Jobs")
@@ -45,7 +47,7 @@ def check_document(document: object) -> list[str]:
         ServeDeploySchema.model_validate(document)
     except ValidationError as error:
         problems += _validation_problems(error, "")
-    return problems
+    return problems or list(conflicts(document))
 
 
 def _unknown_keys(model: type[BaseModel], value: object, where: str) -> Iterator[str]:

@@ -43,6 +43,8 @@ class Gateway:
             tracer=open_tracer(args.trace_endpoint, args.trace_ratio),
             server_request_id=lambda: context._get_serve_request_context().request_id,
         )
+        if (keys := self._api.state.room.keys) is not None:
+            keys.check()
         log.info("SyncHuman listens on %s in mode %s", _address(), args.mode.value)
 
     def __serve_build_asgi_app__(self) -> FastAPI:

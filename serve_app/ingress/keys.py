@@ -86,6 +86,22 @@ class KeyFile:
         self._read_at: tuple[int, int] | None = None
         self._keys: tuple[KeyLine, ...] = ()
 
+    def check(self) -> None:
+        """For a start: a file that is not there, or has a line that is wrong, stops it.
+
+        :raises ServiceError: ``keys_unreadable``, with the file's name and what is wrong.
+        """
+        try:
+            _, wrong = read_keys(self._path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            wrong = [f"it can not be read ({type(error).__name__})"]
+        if wrong:
+            raise ServiceError(
+                f"api_keys_file {self._path}: {'; '.join(wrong)}. Repair it, or set api_keys_file "
+                "to null to let everybody in",
+                code="keys_unreadable",
+            )
+
     def find(self, key: str) -> KeyLine | None:
         """The line of a key, found in a time that does not depend on it.
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from serve_app.ingress.keys import Limits, read_keys
+from deployments.errors import ServiceError
+from serve_app.ingress.keys import KeyFile, Limits, read_keys
 
 
 @pytest.fixture
@@ -95,3 +96,20 @@ def test_a_limit_that_nobody_understands_lets_nobody_in(
     client, _ = make_service(api_keys_file=str(path))
     assert ask(client, X_API_Key="one").status_code == 401
     assert f"line 2 has '{rest}'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [(None, "can not be read"), ("short\n", "line 1"), (f"{'a' * 64} at_once=x\n", "at_once=x")],
+)
+def test_a_start_says_what_is_wrong_with_the_file(
+    tmp_path: Path, text: str | None, told: str
+) -> None:
+    path = tmp_path / "keys"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ServiceError, match=told) as error:
+        KeyFile(path).check()
+    assert str(path) in error.value.message
+    path.write_text(f"# nobody\n{'a' * 64} anna per_minute=3\n")
+    KeyFile(path).check()
