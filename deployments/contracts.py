@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,6 +107,16 @@ class MeshStatistics:
 
 
 @dataclass(frozen=True)
+class Surface:
+    """Stage 2's surface before decimation: with the five pictures, all that finishing needs."""
+
+    vertices: NDArray[np.float32]  # (V, 3) world frame of model.md 3
+    faces: NDArray[np.int32]  # (F, 3)
+    gaussians: NDArray[np.float32]  # (M, 14) centre, scale, rotation, opacity, colour
+    provenance: dict[str, Any] = field(default_factory=dict)  # JSON-ready, goes into the GLB
+
+
+@dataclass(frozen=True)
 class Asset:
     """What Stage 2 delivers, as file contents."""
 
@@ -115,6 +126,7 @@ class Asset:
     splats_ply: bytes | None = None
     obj_zip: bytes | None = None  # OBJ, MTL and texture in one archive
     timings: dict[str, float] = field(default_factory=dict)  # seconds by part
+    surface: Surface | None = None  # to finish again with other options
 
 
 @dataclass(frozen=True)

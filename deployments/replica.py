@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from deployments.contracts import MultiviewResult, PreparedImage
+from deployments.contracts import MultiviewResult, PreparedImage, Surface
 from deployments.messages import Heartbeat, WorkOrder
 
 if TYPE_CHECKING:
     import torch
 
-ContractT = TypeVar("ContractT", PreparedImage, MultiviewResult)
+ContractT = TypeVar("ContractT", PreparedImage, MultiviewResult, Surface)
 
 STATM = Path("/proc/self/statm")  # Linux: sizes of this process in pages
 

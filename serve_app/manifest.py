@@ -37,6 +37,7 @@ def build_manifest(
     input_sha256: str,
     backends: Mapping[str, str] | None = None,
     warnings: Sequence[str] = (),
+    parent_id: str | None = None,
 ) -> bytes:
     """The manifest as UTF-8 JSON.
 
@@ -44,10 +45,12 @@ def build_manifest(
         ``statistics`` and whatever else the stage reports.
     :param files: by name inside the ZIP, the manifest itself left out.
     :param input_sha256: of the picture as it was sent; the picture itself is not in the result.
+    :param parent_id: of an export: the job whose stored result it is made from.
     """
     document = {
         "format": 1,
         "job_id": job_id,
+        **({} if parent_id is None else {"parent_id": parent_id}),
         "versions": versions(),
         "checkpoint": checkpoint,
         "backends": dict(backends or {}),

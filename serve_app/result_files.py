@@ -10,6 +10,7 @@ from deployments.contracts import Asset, MultiviewResult, PreparedImage, UInt8
 
 # Level 6 costs 40 ms a picture more and saves 8 % of its bytes (768 px views).
 PNG_LEVEL = 2
+INPUT = "input.png"  # the user's picture as prepared
 
 
 def stage1_files(prepared: PreparedImage, multiview: MultiviewResult) -> dict[str, bytes]:
@@ -20,7 +21,7 @@ def stage1_files(prepared: PreparedImage, multiview: MultiviewResult) -> dict[st
     files |= {
         f"normal_{view}.png": encode_png(picture) for view, picture in enumerate(multiview.normal)
     }
-    files["input.png"] = encode_png(prepared.rgba)
+    files[INPUT] = encode_png(prepared.rgba)
     return files
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from deployments.contracts import (
     MeshStatistics,
     MultiviewResult,
     OutputFormat,
+    Surface,
 )
 from deployments.stage2.export import to_obj_zip, to_ply, to_splats
 from deployments.stage2.gaussians import Gaussians
@@ -44,7 +46,8 @@ def finish(
         mesh: as extracted, in the frame of model.md 3.
         multiview: its pictures colour the mesh.
         options: texture size and format, faces, extra formats.
-        gaussians: colour of unseen texels, and the content of the splats file.
+        gaussians: colour of unseen texels, and the content of the splats file; with them the asset
+            keeps its surface, for :func:`finish_again`.
         provenance: JSON-ready facts for ``asset.extras`` (checkpoint, seed, steps, version).
         device: where to bake; everything else runs on the CPU.
 
@@ -54,6 +57,39 @@ def finish(
     timings: dict[str, float] = {}
     with _timed(timings, "clean"):
         mesh = keep_bodies(mesh)
+    provenance = dict(provenance or {})
+    asset = _files(mesh, multiview, options, gaussians, provenance, device, timings)
+    if gaussians is None:
+        return asset
+    return replace(
+        asset, surface=Surface(mesh.vertices, mesh.faces, gaussians.packed(), provenance)
+    )
+
+
+def finish_again(surface: Surface, multiview: MultiviewResult, options: GenerationOptions) -> Asset:
+    """Make an asset's files with other options, on the CPU.
+
+    With the options of the first time the files are the same, if that was on a CPU too.
+
+    Args:
+        surface: of an earlier asset.
+        multiview: the pictures that it was made with.
+        options: texture size and format, faces, extra formats; the rest is done.
+    """
+    gaussians = Gaussians.unpacked(surface.gaussians)
+    mesh = Mesh(surface.vertices, surface.faces)
+    return _files(mesh, multiview, options, gaussians, surface.provenance, "cpu", {})
+
+
+def _files(
+    mesh: Mesh,
+    multiview: MultiviewResult,
+    options: GenerationOptions,
+    gaussians: Gaussians | None,
+    provenance: Mapping[str, Any],
+    device: torch.device | str,
+    timings: dict[str, float],
+) -> Asset:
     with _timed(timings, "decimate"):
         mesh = decimate(mesh, simplify=options.simplify, target_faces=options.target_faces)
     with _timed(timings, "unwrap"):
@@ -74,7 +110,7 @@ def finish(
             atlas,
             texture.pixels,
             name=NAME,
-            provenance=provenance or {},
+            provenance=provenance,
             texture_format=options.texture_format,
         )
         uv = np.zeros((len(mesh.vertices), 2), np.float32)

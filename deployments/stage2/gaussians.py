@@ -26,6 +26,16 @@ class Gaussians:
     def __len__(self) -> int:
         return int(self.xyz.shape[0])
 
+    def packed(self) -> Float32:
+        """All columns beside each other, (M, 14); :meth:`unpacked` is the opposite."""
+        columns = (self.xyz, self.scale, self.rotation, self.opacity[:, None], self.color)
+        return np.concatenate(columns, axis=1, dtype=np.float32)
+
+    @classmethod
+    def unpacked(cls, matrix: Float32) -> Gaussians:
+        xyz, scale, rotation, opacity, color = np.split(matrix, (3, 6, 10, 11), axis=1)
+        return cls(xyz, scale, rotation, opacity[:, 0], color)
+
     def covariance(self) -> Float32:
         """R S S^T R^T of every Gaussian, (M, 3, 3)."""
         w, x, y, z = self.rotation.T

@@ -1,27 +1,32 @@
-"""A job's files: what is stored, under which names, and how a stored Stage 1 result is read again.
+"""A job's files: what is stored, under which names, and how stored results are read again.
 
 Everything that one fence of a job writes lies in ``<job>/<fence>/``, so a runner that was believed
 dead can never mix its files into another's. The layout below that folder is the ZIP's own
-(architecture.md 4); ``stage1.npz`` beside it is for retries and not part of the ZIP.
+(architecture.md 4). Beside it, and not part of the ZIP: ``stage1.npz`` for retries and exports, and
+``surface.npz`` for exports.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import zipfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from deployments.contracts import Asset, MultiviewResult, PreparedImage
+from deployments.contracts import Asset, MultiviewResult, PreparedImage, Surface
 from deployments.errors import ServiceError
 from serve_app.manifest import FileFacts
-from serve_app.result_files import stage1_files, stage2_files
+from serve_app.result_files import INPUT, stage1_files, stage2_files
 from serve_app.storage import Storage
 
 STAGE1_RESULT = "stage1.npz"
+STAGE2_RESULT = "surface.npz"
 
 
 @dataclass
@@ -51,17 +56,29 @@ class ArtifactFolder:
         digest = self.storage.write(f"{self.path}/{name}", data)
         self.facts[name] = FileFacts(size=len(data), sha256=digest)
 
-    def write_stage1(self, prepared: PreparedImage, multiview: MultiviewResult) -> str:
-        """Store Stage 1's pictures and its result for retries; returns the result's path."""
+    def write_stage1(
+        self, prepared: PreparedImage, multiview: MultiviewResult, *, with_input: bool = True
+    ) -> str:
+        """Store Stage 1's pictures and its result for later; returns the result's path.
+
+        :param with_input: False leaves the user's own picture out.
+        """
         for name, data in stage1_files(prepared, multiview).items():
-            self.write(f"stage1/{name}", data)
+            if with_input or name != INPUT:
+                self.write(f"stage1/{name}", data)
         place = f"{self.path}/{STAGE1_RESULT}"
         self.storage.write(place, pack_multiview(multiview))
         return place
 
-    def write_stage2(self, asset: Asset) -> None:
+    def write_stage2(self, asset: Asset, *, with_surface: bool = False) -> str | None:
+        """Store Stage 2's files, and its surface for exports; returns the surface's path."""
         for name, data in stage2_files(asset).items():
             self.write(f"stage2/{name}", data)
+        if not with_surface or asset.surface is None:
+            return None
+        place = f"{self.path}/{STAGE2_RESULT}"
+        self.storage.write(place, pack_surface(asset.surface))
+        return place
 
 
 def pack_multiview(result: MultiviewResult) -> bytes:
@@ -72,15 +89,8 @@ def pack_multiview(result: MultiviewResult) -> bytes:
         "steps": result.steps,
         "timings": result.timings,
     }
-    file = io.BytesIO()
-    np.savez(
-        file,
-        color=result.color,
-        normal=result.normal,
-        voxels=result.voxels,
-        facts=np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8),
-    )
-    return file.getvalue()
+    arrays = {"color": result.color, "normal": result.normal, "voxels": result.voxels}
+    return _packed(arrays, facts)
 
 
 def unpack_multiview(data: bytes) -> MultiviewResult:
@@ -88,13 +98,49 @@ def unpack_multiview(data: bytes) -> MultiviewResult:
 
     :raises ServiceError: ``storage_unavailable`` when the bytes are not what was stored.
     """
+    with _unpacked(data, "Stage 1 result") as (arrays, facts):
+        return MultiviewResult(
+            color=arrays["color"], normal=arrays["normal"], voxels=arrays["voxels"], **facts
+        )
+
+
+def pack_surface(surface: Surface) -> bytes:
+    """Stage 2's surface as NPZ, to the last bit: an export with the same options is the same."""
+    arrays = {
+        "vertices": surface.vertices,
+        "faces": surface.faces,
+        "gaussians": surface.gaussians,
+    }
+    return _packed(arrays, {"provenance": dict(surface.provenance)})
+
+
+def unpack_surface(data: bytes) -> Surface:
+    """The opposite of :func:`pack_surface`.
+
+    :raises ServiceError: ``storage_unavailable`` when the bytes are not what was stored.
+    """
+    with _unpacked(data, "surface") as (arrays, facts):
+        return Surface(
+            vertices=arrays["vertices"],
+            faces=arrays["faces"],
+            gaussians=arrays["gaussians"],
+            **facts,
+        )
+
+
+def _packed(arrays: Mapping[str, Any], facts: Mapping[str, Any]) -> bytes:
+    file = io.BytesIO()
+    text = np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8)
+    np.savez(file, allow_pickle=False, facts=text, **arrays)
+    return file.getvalue()
+
+
+@contextlib.contextmanager
+def _unpacked(data: bytes, what: str) -> Iterator[tuple[Mapping[str, NDArray[Any]], Any]]:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            facts: dict[str, Any] = json.loads(arrays["facts"].tobytes())
-            return MultiviewResult(
-                color=arrays["color"], normal=arrays["normal"], voxels=arrays["voxels"], **facts
-            )
+            yield arrays, json.loads(arrays["facts"].tobytes())
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise ServiceError(
-            f"the stored Stage 1 result is damaged: {error}", code="storage_unavailable"
+            f"the stored {what} is damaged: {error}", code="storage_unavailable"
         ) from error

@@ -36,6 +36,7 @@ class Claim:
 
     job: str
     kind: JobKind
+    parent_id: str | None
     fence: int
     attempt: int
     max_attempts: int
@@ -239,6 +240,7 @@ def _claim(row: Row[Any]) -> Claim:
     return Claim(
         job=row.id,
         kind=JobKind(row.kind),
+        parent_id=row.parent_id,
         fence=row.fence,
         attempt=row.attempt,
         max_attempts=row.max_attempts,

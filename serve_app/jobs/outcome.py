@@ -29,7 +29,11 @@ class Outcome:
     backends: dict[str, str] = field(default_factory=dict)
 
     def manifest(
-        self, folder: ArtifactFolder, options: GenerationOptions, input_sha256: str
+        self,
+        folder: ArtifactFolder,
+        options: GenerationOptions,
+        input_sha256: str,
+        parent_id: str | None = None,
     ) -> bytes:
         """``manifest.json`` of the files in this folder."""
         stages: dict[str, dict[str, Any]] = {}
@@ -42,6 +46,7 @@ class Outcome:
             stages["stage2"]["statistics"] = dataclasses.asdict(self.statistics)
         return build_manifest(
             job_id=folder.job,
+            parent_id=parent_id,
             checkpoint=self.checkpoint,
             options=options,
             stages=stages,

@@ -1,11 +1,9 @@
 """One job from its claim to its end (serving.md section 4).
 
-    Preprocess -> Stage 1 -> its files and its result stored -> Stage 2, or the preview -> finish
-
-A stage that dies, or fails in a way that may pass, is tried again under a new fence, from the
-stored Stage 1 result where there is one, until the job has begun ``max_attempts`` times. What
-happens when Stage 2 can not run is the mode's business: ``official`` fails the job,
-``graceful-fallback`` hands over Stage 1 with a preview and the reason, ``stage1-only`` never asks.
+What the work is depends on the job's kind: generation.py or exporting.py. Around it, the same for
+all: a stage that dies, or fails in a way that may pass, is tried again under a new fence until the
+job has begun ``max_attempts`` times; every event goes to the store; whatever happens, the job ends
+or is given back.
 
 Events that a job leaves: ``queued``, ``stage`` (``state`` waiting, running, completed,
 skipped or failed), ``started`` (an attempt), ``step``, ``retry``, and one of ``result``, ``failed``
@@ -16,29 +14,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
-from deployments.contracts import Asset, Mode, MultiviewResult, PreparedImage
-from deployments.errors import (
-    Cancelled,
-    ServiceError,
-    StageUnavailable,
-    SyncHumanError,
-)
+from deployments.contracts import Mode
+from deployments.errors import Cancelled, ServiceError, SyncHumanError
 from deployments.messages import Step, WorkOrder
 from deployments.stage_report import log_fields
-from serve_app.jobs.artifacts import ArtifactFolder, unpack_multiview
+from serve_app.jobs.artifacts import ArtifactFolder
 from serve_app.jobs.claims import Claim, ClaimStore, FenceLost
+from serve_app.jobs.exporting import export
+from serve_app.jobs.generation import generate
 from serve_app.jobs.observer import JobObserver
-from serve_app.jobs.outcome import Outcome, failure_of, final_error
-from serve_app.jobs.protocol import JobStatus, StageReport, StageState
-from serve_app.jobs.stages import Patience, StageCaller, StageFailed, StageLost
+from serve_app.jobs.outcome import Outcome, failure_of
+from serve_app.jobs.protocol import JobKind, JobStatus, StageReport, StageState
+from serve_app.jobs.stages import Patience, StageCaller, StageFailed, StageLost, may_pass
 from serve_app.jobs.waits import allowed_wait
+from serve_app.manifest import NAME as MANIFEST
 from serve_app.options import options_from_json
 from serve_app.settings import LiveArgs
 from serve_app.storage import Storage
@@ -60,6 +55,7 @@ class Stages:
     stage1: StageCaller
     stage2: StageCaller | None
     preview: StageCaller
+    export: StageCaller
 
 
 @dataclass(frozen=True)
@@ -86,24 +82,28 @@ class _TryAgain(Exception):  # noqa: N818
 
 
 class JobRun:
-    """One claimed job on its way. ``claim`` is replaced when the fence is raised for a retry."""
+    """One claimed job on its way. ``claim`` is replaced when the fence is raised for a retry.
+
+    :meth:`run`, :meth:`end_cancelled` and :meth:`release` are the room's; the rest is what the work
+    of either kind is made with.
+    """
 
     def __init__(self, room: RunnerRoom, claim: Claim) -> None:
-        self._room = room
-        self._outcome = Outcome(seconds=dict(claim.seconds))
-        self._observer = room.observe(claim)
+        self.room = room
+        self.outcome = Outcome(seconds=dict(claim.seconds))
+        self.observer = room.observe(claim)
         self._take(claim)
 
     def _take(self, claim: Claim) -> None:
         self.claim = claim
-        self._options = options_from_json(claim.options)
-        self._folder = ArtifactFolder(self._room.storage, claim.job, claim.fence)
-        self._attempt = claim.attempt
+        self.options = options_from_json(claim.options)
+        self.folder = ArtifactFolder(self.room.storage, claim.job, claim.fence)
+        self.attempt = claim.attempt
         self._counted = False  # whether this fence has begun an attempt
 
     async def run(self) -> None:
         """Bring the job to its end. Returns quietly when it was taken over meanwhile."""
-        self._observer.begin()
+        self.observer.begin()
         try:
             try:
                 while not await self._done_in_one():
@@ -113,7 +113,7 @@ class JobRun:
             except Exception as error:
                 await self._end_badly(error)
         except FenceLost as lost:
-            self._observer.ended("lost")
+            self.observer.ended("lost")
             log.info("%s", lost, extra=log_fields(job_id=self.claim.job))
 
     async def end_cancelled(self) -> None:
@@ -121,19 +121,20 @@ class JobRun:
         try:
             await self._end_badly(Cancelled())
         except FenceLost as lost:
-            self._observer.ended("lost")
+            self.observer.ended("lost")
             log.info("%s", lost, extra=log_fields(job_id=self.claim.job))
 
     async def release(self) -> None:
         """Give the job back for another runner."""
         with contextlib.suppress(FenceLost):
-            await self._stored(self._room.claims.release, self.claim.job, self.claim.fence)
-        self._observer.ended("released")
+            await self.stored(self.room.claims.release, self.claim.job, self.claim.fence)
+        self.observer.ended("released")
 
     async def _done_in_one(self) -> bool:
         """Try once. False: try again, under a new fence."""
         try:
-            await self._attempt_all()
+            work = export if self.claim.kind is JobKind.EXPORT else generate
+            await work(self)
             return True
         except _TryAgain as again:
             log.warning(
@@ -142,160 +143,54 @@ class JobRun:
                 again,
                 extra=log_fields(job_id=self.claim.job),
             )
-            self._observer.retried(again.stage, again.cause)
-            body = {"stage": again.stage, "cause": str(again.cause), "attempt": self._attempt}
-            await self._note("retry", body)
-            claims = self._room.claims
-            self._take(await self._stored(claims.take_again, self.claim.job, self.claim.fence))
+            self.observer.retried(again.stage, again.cause)
+            body = {"stage": again.stage, "cause": str(again.cause), "attempt": self.attempt}
+            await self.note("retry", body)
+            claims = self.room.claims
+            self._take(await self.stored(claims.take_again, self.claim.job, self.claim.fence))
             return False
 
-    async def _attempt_all(self) -> None:
-        picture = await self._stored(self._room.storage.read, self.claim.input_path)
-        prepared = await self._prepared(picture)
-        multiview = await self._multiview(prepared)
-        if self.claim.mode is Mode.STAGE1_ONLY:
-            reason = "the job's mode is stage1-only"
-            self._outcome.stage2 = StageReport(status="skipped", reason=reason)
-        else:
-            await self._asset(prepared, multiview)
-        if self._outcome.stage2 is None or self._outcome.stage2.status != "completed":
-            await self._preview(multiview)
-        await self._succeed(hashlib.sha256(picture).hexdigest())
-
-    async def _prepared(self, picture: bytes) -> PreparedImage:
-        """The prepared picture. Not an attempt: nothing scarce was used when it fails."""
-        for left in reversed(range(self.claim.max_attempts)):
-            try:
-                prepared = await self._call(self._room.stages.preprocess, picture)
-                break
-            except (StageLost, StageFailed) as problem:
-                if not left or not _may_pass(problem):
-                    raise final_error("preprocess", problem, self.claim.max_attempts) from problem
-        assert isinstance(prepared, PreparedImage)
-        self._outcome.warnings = prepared.warnings
-        return prepared
-
-    async def _multiview(self, prepared: PreparedImage) -> MultiviewResult:
-        """Stage 1's result: the stored one, or a new one, which is stored at once."""
-        stored = self.claim.stage1_result
-        if stored is None:
-            try:
-                caller = self._room.stages.stage1
-                multiview = await self._call_counted(caller, prepared, self._options)
-            except (StageLost, StageFailed) as problem:
-                self._try_again("stage1", problem)
-                raise final_error("stage1", problem, self._attempt) from problem
-        else:
-            data = await self._stored(self._room.storage.read, stored)
-            multiview = await asyncio.to_thread(unpack_multiview, data)
-        assert isinstance(multiview, MultiviewResult)
-        place = await self._stored(self._folder.write_stage1, prepared, multiview)
-        self._outcome.timings["stage1"] = dict(multiview.timings)
-        self._outcome.stage1 = self._completed("stage1")
-        await self._note(
-            "stage",
-            {"stage": "stage1", "state": "completed"},
-            stage1_result=place,
-            stage1=self._outcome.stage1.model_dump(mode="json"),
-            seconds=self._outcome.seconds,
-        )
-        return multiview
-
-    async def _asset(self, prepared: PreparedImage, multiview: MultiviewResult) -> None:
-        """Stage 2, or what the mode makes of its absence."""
-        try:
-            asset = await self._stage2(prepared, multiview)
-        except SyncHumanError as error:
-            stages_own = not isinstance(error, Cancelled | ServiceError)
-            if self.claim.mode is not Mode.GRACEFUL_FALLBACK or not stages_own:
-                raise
-            status = "skipped" if isinstance(error, StageUnavailable) else "failed"
-            reason = str(error.detail.get("reason") or error.message)
-            log.warning(
-                "job %s falls back to Stage 1: %s",
-                self.claim.job,
-                reason,
-                extra=log_fields(job_id=self.claim.job),
-            )
-            self._observer.fell_back(error)
-            self._outcome.stage2 = StageReport(status=status, reason=reason)
-            await self._note("stage", {"stage": "stage2", "state": status, "reason": reason})
-            return
-        await self._stored(self._folder.write_stage2, asset)
-        self._outcome.timings["stage2"] = dict(asset.timings)
-        self._outcome.statistics = asset.statistics
-        self._outcome.stage2 = self._completed("stage2")
-        await self._note("stage", {"stage": "stage2", "state": "completed"})
-
-    async def _stage2(self, prepared: PreparedImage, multiview: MultiviewResult) -> Asset:
-        caller = self._room.stages.stage2
-        if caller is None:
-            reason = "this service was started without Stage 2"
-            raise StageUnavailable(
-                f"stage2 can not run: {reason}",
-                code="stage2_unavailable",
-                reason=reason,
-                state="absent",
-            )
-        try:
-            asset = await self._call_counted(caller, prepared, multiview, self._options)
-        except (StageLost, StageFailed) as problem:
-            self._try_again("stage2", problem)
-            raise final_error("stage2", problem, self._attempt) from problem
-        assert isinstance(asset, Asset)
-        return asset
-
-    async def _preview(self, multiview: MultiviewResult) -> None:
-        """The voxels as a textured GLB. Stage 1's pictures are worth handing over without it."""
-        try:
-            glb = await self._call(self._room.stages.preview, multiview, self._options)
-        except (StageLost, StageFailed, StageUnavailable) as problem:
-            self._outcome.warnings += (f"there is no preview.glb: {problem}",)
-            return
-        await self._stored(self._folder.write, "stage1/preview.glb", glb)
-        self._outcome.stage1 = self._completed("stage1")
-
-    async def _call_counted(self, caller: StageCaller, *inputs: Any) -> Any:
+    async def call_counted(self, caller: StageCaller, *inputs: Any) -> Any:
         """Call a stage whose start is an attempt, unless the job has used them all up."""
-        if not self._counted and self._attempt >= self.claim.max_attempts:
-            raise StageLost(f"the job was begun {self._attempt} times and never ended")
-        return await self._call(caller, *inputs, counted=True)
+        if not self._counted and self.attempt >= self.claim.max_attempts:
+            raise StageLost(f"the job was begun {self.attempt} times and never ended")
+        return await self.call(caller, *inputs, counted=True)
 
-    async def _call(self, caller: StageCaller, *inputs: Any, counted: bool = False) -> Any:
+    async def call(self, caller: StageCaller, *inputs: Any, counted: bool = False) -> Any:
         claim, name = self.claim, caller.name
         asked = time.monotonic()
 
         async def started() -> None:
-            self._observer.waited(name, time.monotonic() - asked)
+            self.observer.waited(name, time.monotonic() - asked)
             if counted:
-                self._attempt = await self._stored(
-                    self._room.claims.started, claim.job, claim.fence, name
+                self.attempt = await self.stored(
+                    self.room.claims.started, claim.job, claim.fence, name
                 )
                 self._counted = True
-            await self._note("stage", {"stage": name, "state": "running"})
+            await self.note("stage", {"stage": name, "state": "running"})
 
         async def stepped(step: Step) -> None:
             at = step.progress
             body = {"stage": name, "step": at.step, "steps": at.steps, "message": at.message}
-            await self._note("step", body, step=at.step, steps=at.steps)
+            await self.note("step", body, step=at.step, steps=at.steps)
 
         async def state() -> StageState:
-            return await self._room.state_of(name)
+            return await self.room.state_of(name)
 
         place = {"stage": name, "step": 0, "steps": 0}
-        await self._note("stage", {"stage": name, "state": "waiting"}, **place)
+        await self.note("stage", {"stage": name, "state": "waiting"}, **place)
         finished = await caller.call(
             self._order(),
             *inputs,
             patience=Patience(
-                state, lambda seen: allowed_wait(name, seen, claim.mode, self._room.live())
+                state, lambda seen: allowed_wait(name, seen, claim.mode, self.room.live())
             ),
             on_started=started,
             on_step=stepped,
         )
-        self._outcome.seconds[name] = finished.seconds
-        self._outcome.checkpoint = finished.checkpoint or self._outcome.checkpoint
-        self._outcome.backends.update(finished.backends)
+        self.outcome.seconds[name] = finished.seconds
+        self.outcome.checkpoint = finished.checkpoint or self.outcome.checkpoint
+        self.outcome.backends.update(finished.backends)
         return finished.value
 
     def _order(self) -> WorkOrder:
@@ -303,50 +198,53 @@ class JobRun:
         return WorkOrder(
             claim.job,
             claim.fence,
-            self._room.lease_s,
-            attempt=self._attempt + (not self._counted),
+            self.room.lease_s,
+            attempt=self.attempt + (not self._counted),
             request_id=claim.request_id,
-            traceparent=self._observer.traceparent,
+            traceparent=self.observer.traceparent,
         )
 
-    def _try_again(self, stage: str, problem: StageLost | StageFailed) -> None:
-        """:raises _TryAgain: when the problem may pass and the job has attempts left."""
-        if _may_pass(problem) and self._attempt < self.claim.max_attempts:
+    def try_again(self, stage: str, problem: StageLost | StageFailed) -> None:
+        """Leave the work for another try, when the problem may pass and attempts are left."""
+        if may_pass(problem) and self.attempt < self.claim.max_attempts:
             raise _TryAgain(stage, problem) from problem
 
-    def _completed(self, stage: str) -> StageReport:
+    def completed(self, stage: str) -> StageReport:
         return StageReport(
             status="completed",
-            directory=f"{self._folder.path}/{stage}",
-            files=self._folder.names(stage),
+            directory=f"{self.folder.path}/{stage}",
+            files=self.folder.names(stage),
         )
 
-    async def _succeed(self, input_sha256: str) -> None:
-        outcome, folder = self._outcome, self._folder
-        assert outcome.stage1 is not None
-        assert outcome.stage2 is not None
-        manifest = outcome.manifest(folder, self._options, input_sha256)
-        await self._stored(folder.write, "manifest.json", manifest)
-        await self._stored(
-            self._room.claims.finish,
+    async def succeed(self, input_sha256: str) -> None:
+        """Write the manifest and end the job; from here on its files are seen."""
+        outcome, folder = self.outcome, self.folder
+        manifest = outcome.manifest(folder, self.options, input_sha256, self.claim.parent_id)
+        await self.stored(folder.write, MANIFEST, manifest)
+        reports = {"stage1": outcome.stage1, "stage2": outcome.stage2}
+        given = {name: report for name, report in reports.items() if report is not None}
+        await self.stored(
+            self.room.claims.finish,
             self.claim.job,
             self.claim.fence,
             JobStatus.SUCCEEDED,
-            ("result", {"stage1": outcome.stage1.status, "stage2": outcome.stage2.status}),
-            stage1=outcome.stage1.model_dump(mode="json"),
-            stage2=outcome.stage2.model_dump(mode="json"),
+            ("result", {name: report.status for name, report in given.items()}),
+            **{name: report.model_dump(mode="json") for name, report in given.items()},
             files=folder.files,
             warnings=list(outcome.warnings),
             seconds=outcome.seconds,
         )
         try:  # the job is done either way: its row names every file
-            await asyncio.to_thread(self._room.storage.publish, self.claim.job, folder.path)
+            await asyncio.to_thread(self.room.storage.publish, self.claim.job, folder.path)
         except ServiceError as error:
             log.warning("%s", error, extra=log_fields(job_id=self.claim.job))
-        asked_for_more = self.claim.mode is Mode.GRACEFUL_FALLBACK
-        complete = outcome.stage2.status == "completed" or not asked_for_more
-        self._observer.ended("succeeded" if complete else "fallback")
-        self._room.changed(self.claim.job)  # whoever waited finds the folder that the answer names
+        fell_back = (
+            self.claim.kind is JobKind.GENERATE
+            and self.claim.mode is Mode.GRACEFUL_FALLBACK
+            and (outcome.stage2 is None or outcome.stage2.status != "completed")
+        )
+        self.observer.ended("fallback" if fell_back else "succeeded")
+        self.room.changed(self.claim.job)  # whoever waited finds the folder that the answer names
 
     async def _end_badly(self, error: Exception) -> None:
         claim = self.claim
@@ -360,20 +258,20 @@ class JobRun:
                 )
             failure = failure_of(error).model_dump(mode="json")
             status, event, values = JobStatus.FAILED, ("failed", failure), {"failure": failure}
-        finish = self._room.claims.finish
-        await self._stored(finish, claim.job, claim.fence, status, event, **values)
-        self._observer.ended(status.value, event[1].get("code"))
-        self._room.changed(claim.job)
+        finish = self.room.claims.finish
+        await self.stored(finish, claim.job, claim.fence, status, event, **values)
+        self.observer.ended(status.value, event[1].get("code"))
+        self.room.changed(claim.job)
 
-    async def _note(self, kind: str, body: dict[str, Any], **values: Any) -> None:
+    async def note(self, kind: str, body: dict[str, Any], **values: Any) -> None:
         """Write an event; a job whose cancellation was asked for goes no further."""
-        note = self._room.claims.note
-        cancel = await self._stored(note, self.claim.job, self.claim.fence, kind, body, **values)
-        self._room.changed(self.claim.job)
+        note = self.room.claims.note
+        cancel = await self.stored(note, self.claim.job, self.claim.fence, kind, body, **values)
+        self.room.changed(self.claim.job)
         if cancel:
             raise Cancelled
 
-    async def _stored(
+    async def stored(
         self, call: Callable[ParamsT, ResultT], *args: ParamsT.args, **kwargs: ParamsT.kwargs
     ) -> ResultT:
         """Call a store in a thread. One that is away for seconds costs no finished work."""
@@ -386,7 +284,3 @@ class JobRun:
                 log.warning("%s", error, extra=log_fields(job_id=self.claim.job))
             await asyncio.sleep(pause)
         return await asyncio.to_thread(call, *args, **kwargs)
-
-
-def _may_pass(problem: StageLost | StageFailed) -> bool:
-    return not isinstance(problem, StageFailed) or problem.failure.retryable

@@ -50,6 +50,11 @@ class StageFailed(Exception):  # noqa: N818 - carries the stage's own verdict
         self.failure = failure
 
 
+def may_pass(problem: StageLost | StageFailed) -> bool:
+    """Whether another try may well succeed."""
+    return not isinstance(problem, StageFailed) or problem.failure.retryable
+
+
 class ItemStream(Protocol):
     """What a streaming handle call gives."""
 
@@ -69,9 +74,9 @@ class Patience:
     allowed: Callable[[StageState], float]
 
 
-def through_handle(handle: Any) -> OpenStream:
-    """Calls of ``run`` on a deployment handle, as streams."""
-    method = handle.options(method_name="run", stream=True)
+def through_handle(handle: Any, name: str = "run") -> OpenStream:
+    """Calls of a method on a deployment handle, as streams."""
+    method = handle.options(method_name=name, stream=True)
     return lambda *arguments: method.remote(*arguments)
 
 

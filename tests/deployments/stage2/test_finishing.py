@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from deployments.contracts import GenerationOptions, OutputFormat, TextureFormat
-from deployments.stage2.finishing import finish
+from deployments.stage2.finishing import finish, finish_again
 from deployments.stage2.gaussians import Gaussians
 
 GAUSSIAN = Gaussians(
@@ -58,3 +59,20 @@ def test_every_option_has_an_effect(figure: Any) -> None:
     extra = made(formats=(OutputFormat.SPLATS, OutputFormat.OBJ))
     assert extra.splats_ply.startswith(b"ply\n")
     assert extra.obj_zip.startswith(b"PK")
+
+
+def test_an_asset_can_be_finished_again(figure: Any) -> None:
+    options = GenerationOptions(texture_size=256, simplify=0.9, formats=(OutputFormat.SPLATS,))
+    first = finish(
+        figure.mesh, figure.multiview, options, gaussians=GAUSSIAN, provenance={"seed": 43}
+    )
+    again = finish_again(first.surface, figure.multiview, options)
+    assert again.glb == first.glb
+    assert again.mesh_ply == first.mesh_ply
+    assert again.splats_ply == first.splats_ply
+    other = replace(options, texture_size=512, target_faces=300, formats=(OutputFormat.OBJ,))
+    export = finish_again(first.surface, figure.multiview, other)
+    assert export.statistics.faces == pytest.approx(300, abs=2)
+    assert export.statistics.texture_size == 512
+    assert export.splats_ply is None
+    assert export.obj_zip.startswith(b"PK")

@@ -7,16 +7,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from bench import Bench
 from clock import Clock
 from postgres import PostgresServer, available
 from sqlalchemy import create_engine, text
 
 from deployments.contracts import GenerationOptions, Mode
+from serve_app.jobs import runner, stages
 from serve_app.jobs.claims import ClaimStore
 from serve_app.jobs.protocol import JobRequest, JobView
 from serve_app.jobs.store import JobStore
 from serve_app.jobs.tables import Database
 from serve_app.options import options_as_json
+from serve_app.storage import open_storage
 
 
 @pytest.fixture
@@ -97,3 +100,18 @@ def submit(store: JobStore, clock: Clock) -> Submit:
         return view
 
     return submit_one
+
+
+@pytest.fixture
+def bench(
+    store: JobStore,
+    claims: ClaimStore,
+    tmp_path: Path,
+    submit: Submit,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Bench:
+    """Runs jobs without pauses."""
+    monkeypatch.setattr(runner, "BEFORE_RETRY_S", 0)
+    monkeypatch.setattr(stages, "LOOK_AGAIN_S", 0.02)
+    monkeypatch.setattr(stages, "BEFORE_NEXT_TRY_S", 0.01)
+    return Bench(store, claims, open_storage(tmp_path / "jobs"), submit)

@@ -14,6 +14,7 @@ from deployments.contracts import (
     MultiviewResult,
     PreparedImage,
     Progress,
+    Surface,
 )
 from deployments.messages import Accepted, Finished, StageItem, Started, Step, WorkOrder
 
@@ -34,9 +35,15 @@ def multiview_result(seed: int = 43) -> MultiviewResult:
     return MultiviewResult(views, 255 - views, voxels, 32, seed, 50, {"sampling": 1.5})
 
 
+def surface() -> Surface:
+    vertices = np.eye(3, dtype=np.float32)
+    gaussians = np.random.default_rng(5).random((4, 14), np.float32)
+    return Surface(vertices, np.array([[0, 1, 2]], np.int32), gaussians, {"seed": 43})
+
+
 def asset() -> Asset:
     statistics = MeshStatistics(3, 1, False, True, 1, 0.1, 256, 0.9)
-    return Asset(b"glTF-bytes", b"ply-bytes", statistics, timings={"bake": 0.5})
+    return Asset(b"glTF-bytes", b"ply-bytes", statistics, timings={"bake": 0.5}, surface=surface())
 
 
 def run_of(stage: str, value: Any, steps: int = 2) -> list[StageItem]:

@@ -6,11 +6,11 @@ import asyncio
 import dataclasses
 import io
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from bench import Bench
 from PIL import Image
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
@@ -18,83 +18,15 @@ from scripted import HANG, ScriptedStage, asset, multiview_result, prepared_imag
 
 from deployments.contracts import Mode
 from deployments.messages import Accepted, Failed, Started, Unavailable
-from serve_app.jobs import runner as runner_module
-from serve_app.jobs import stages as stages_module
-from serve_app.jobs.claims import ClaimStore
 from serve_app.jobs.protocol import JobStatus, StageState
-from serve_app.jobs.runner import JobRun, RunnerRoom, Stages
-from serve_app.jobs.stages import StageCaller
-from serve_app.jobs.store import JobStore
+from serve_app.jobs.runner import JobRun
 from serve_app.settings import LiveArgs
-from serve_app.storage import Storage, open_storage
 
-UP = StageState(state="up")
 GRACEFUL, OFFICIAL, STAGE1_ONLY = Mode.GRACEFUL_FALLBACK, Mode.OFFICIAL, Mode.STAGE1_ONLY
 LOST = ActorDiedError()
 BEGUN = [Accepted("r"), Started()]
 OUT_OF_MEMORY = Failed("stage2_failed", "stage2 failed with OutOfMemoryError", retryable=True)
 NO_VOXELS = Failed("empty_mesh", "the mesh is empty", retryable=False)
-
-
-@pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner_module, "BEFORE_RETRY_S", 0)
-    monkeypatch.setattr(stages_module, "LOOK_AGAIN_S", 0.02)
-    monkeypatch.setattr(stages_module, "BEFORE_NEXT_TRY_S", 0.01)
-
-
-class Bench:
-    """A room with scripted stages, and what became of the job that ran in it."""
-
-    def __init__(self, store: JobStore, claims: ClaimStore, storage: Storage, submit: Any) -> None:
-        self.store, self.claims, self.storage, self.submit = store, claims, storage, submit
-        self.preprocess = ScriptedStage(run_of("preprocess", prepared_image(), 0))
-        self.stage1 = ScriptedStage(run_of("stage1", multiview_result()))
-        self.stage2: ScriptedStage | None = ScriptedStage(run_of("stage2", asset()))
-        self.preview = ScriptedStage(run_of("preview", b"preview-bytes", 0))
-        self.states: dict[str, StageState] = {}
-        self.live = LiveArgs(queue_wait_s=0.3, start_wait_s=0.2, fallback_start_wait_s=0.1)
-
-    async def run(self, mode: Mode = OFFICIAL, job: str = "a", max_attempts: int = 3) -> Any:
-        self.storage.write(f"{job}/input.png", b"picture")
-        self.submit(job, mode=mode, max_attempts=max_attempts)
-        return await self.go_on(job)
-
-    async def go_on(self, job: str = "a") -> Any:
-        claim = self.claims.claim("runner", 1000)
-        assert claim is not None
-        await JobRun(self.room(), claim).run()
-        return self.store.get(job)
-
-    def room(self) -> RunnerRoom:
-        async def state_of(stage: str) -> StageState:
-            return self.states.get(stage, UP)
-
-        return RunnerRoom(
-            claims=self.claims,
-            storage=self.storage,
-            stages=Stages(
-                preprocess=StageCaller("preprocess", self.preprocess),
-                stage1=StageCaller("stage1", self.stage1),
-                stage2=None if self.stage2 is None else StageCaller("stage2", self.stage2),
-                preview=StageCaller("preview", self.preview),
-            ),
-            state_of=state_of,
-            live=lambda: self.live,
-            lease_s=7.0,
-            changed=lambda job: None,
-        )
-
-    def events(self, job: str = "a") -> list[tuple[str, dict[str, Any]]]:
-        return [(event.kind, event.body) for event in self.store.events(job, 0)[0]]
-
-    def kinds(self) -> list[str]:
-        return [kind for kind, _ in self.events()]
-
-
-@pytest.fixture
-def bench(store: JobStore, claims: ClaimStore, tmp_path: Path, submit: Any) -> Bench:
-    return Bench(store, claims, open_storage(tmp_path / "jobs"), submit)
 
 
 async def test_a_job_that_goes_well(bench: Bench):

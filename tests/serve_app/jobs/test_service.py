@@ -40,6 +40,7 @@ class House:
             "stage1": ScriptedStage(run_of("stage1", multiview_result())),
             "stage2": ScriptedStage(run_of("stage2", asset())),
             "preview": ScriptedStage(run_of("preview", b"preview", 0)),
+            "export": ScriptedStage(run_of("export", asset(), 0)),
         }
         self.rooms: list[JobRoom] = []
         self.databases: list[Database] = []
