@@ -159,7 +159,8 @@ def usable_secrets(text: SecretStr | None) -> SecretStr | None:
     """Refuse a secret that could not sign, at start and not at the first webhook."""
     for secret in text.get_secret_value().split() if text else ():
         try:
-            size = len(base64.b64decode(secret.removeprefix("whsec_") + "==", validate=True))
+            packed = secret.removeprefix("whsec_").rstrip("=")
+            size = len(base64.b64decode(packed + "=" * (-len(packed) % 4), validate=True))
         except ValueError:
             size = 0
         if not 24 <= size <= 64:

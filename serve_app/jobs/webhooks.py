@@ -23,6 +23,7 @@ from httpcore2 import AsyncConnectionPool
 from standardwebhooks import Webhook
 
 from deployments.errors import ServiceError, SyncHumanError
+from deployments.stage_report import log_fields
 from serve_app.address_guard import (
     GuardedBackend,
     Resolver,
@@ -32,6 +33,8 @@ from serve_app.address_guard import (
     system_resolver,
 )
 from serve_app.jobs.deliveries import Delivery, DeliveryStore
+from serve_app.metrics.catalogue import WEBHOOKS
+from serve_app.metrics.recorder import NoRecorder, Recorder
 
 log = logging.getLogger("ray.serve")
 
@@ -108,7 +111,8 @@ class WebhookSender:
             ) as pool,
             pool.stream("POST", url, headers=list(sent.items()), content=content) as response,
         ):  # what it says beside its status is nobody's business here
-            after = dict(response.headers).get(b"retry-after", b"")
+            answered = {name.lower(): value for name, value in response.headers}
+            after = answered.get(b"retry-after", b"")
             wait = float(after) if after.isdigit() else 0.0
             error = "" if 200 <= response.status < 300 else f"answered {response.status}"
             return Told(response.status, error, wait)
@@ -118,12 +122,18 @@ class WebhookCarrier:
     """One replica's share of the deliveries."""
 
     def __init__(
-        self, name: str, store: DeliveryStore, sender: WebhookSender, delays_s: Sequence[float]
+        self,
+        name: str,
+        store: DeliveryStore,
+        sender: WebhookSender,
+        delays_s: Sequence[float],
+        recorder: Recorder | None = None,
     ) -> None:
         self._name = name
         self._store = store
         self._sender = sender
         self._delays_s = tuple(delays_s)
+        self._recorder = recorder or NoRecorder()
         # Time for the attempt itself and for writing down what came of it.
         self._lease_s = 2 * sender.timeout_s + 10.0
 
@@ -156,16 +166,18 @@ class WebhookCarrier:
         try:
             if told.taken:
                 assert told.status is not None
+                self._recorder.record(WEBHOOKS, outcome="delivered")
                 await asyncio.to_thread(self._store.delivered, delivery, self._name, told.status)
                 return
             again = self._again(delivery.attempt, told)
+            self._recorder.record(WEBHOOKS, outcome="given_up" if again is None else "retry")
             log.warning(
                 "webhook %s, attempt %d: %s; %s",
                 delivery.id,
                 delivery.attempt,
                 told.error,
                 "given up" if again is None else f"again in {again:.0f} s",
-                extra={"job_id": delivery.body.get("job_id")},
+                extra=log_fields(job_id=delivery.body.get("job_id")),
             )
             await asyncio.to_thread(
                 self._store.failed,

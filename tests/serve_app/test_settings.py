@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,12 @@ def test_all_arguments_split_into_their_applications():
     assert {part.checkpoint for part in (front, first, second)} == {"embedded"}
     assert (front.stage1_steps, second.on_missing) == (75, "idle")
     assert first.jobs_app is None, "in one application the stages report to their own Jobs"
+
+
+def test_a_webhook_secret_that_could_not_sign_is_refused_at_start() -> None:
+    good = "whsec_" + base64.b64encode(bytes(32)).decode()
+    args = FrontArgs(webhook_secret=f"{good} {good}")
+    assert good not in repr(args)
+    for bad in ("secret", "whsec_c2hvcnQ=", f"{good} whsec_%%%"):
+        with pytest.raises(ValidationError, match="24 to 64 bytes in base64"):
+            FrontArgs(webhook_secret=bad)

@@ -27,12 +27,13 @@ class Receiver:
             def do_POST(self) -> None:
                 receiver.take(self)
 
-            do_GET = do_POST
-
             def log_message(self, *args: Any) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Server(ThreadingHTTPServer):
+            request_queue_size = 128  # with 5, a burst of messages is reset by the kernel
+
+        self._server = Server(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
         self._thread.start()
 

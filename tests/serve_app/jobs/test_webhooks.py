@@ -82,11 +82,15 @@ async def test_a_redirect_is_not_followed(receiver: Receiver) -> None:
 
 async def test_nobody_there_and_nobody_who_answers() -> None:
     assert "ConnectError" in (await sender().send(message_to("http://127.0.0.1:9/x"))).error
-    server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+    held: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_server(lambda _, writer: held.append(writer), "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     told = await sender(timeout_s=0.2).send(message_to(f"http://127.0.0.1:{port}/x"))
     assert told.error == "no answer within 0.2 s"
+    for writer in held:
+        writer.close()
     server.close()
+    await server.wait_closed()
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:80/x", "http://inside.example/x"])
