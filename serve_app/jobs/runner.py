@@ -175,7 +175,10 @@ class JobRun:
             await self.note("step", body, step=at.step, steps=at.steps)
 
         async def state() -> StageState:
-            return await self.room.state_of(name)
+            try:
+                return await self.room.state_of(name)
+            except ServiceError as error:  # a database that is away says nothing about a stage
+                return StageState(state="unknown", reason=error.message)
 
         place = {"stage": name, "step": 0, "steps": 0}
         await self.note("stage", {"stage": name, "state": "waiting"}, **place)

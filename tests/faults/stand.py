@@ -124,6 +124,13 @@ class Stand(LogicalCluster):
 
     # What the service says of itself
 
+    def listens(self) -> bool:
+        """Whether anybody answers at all: a killed proxy's successor needs half a minute."""
+        try:
+            return self.http.get("/health").status_code in (200, 503)
+        except httpx2.HTTPError:
+            return False
+
     def state(self, stage: str = "stage2") -> str:
         answer = self.http.get("/info")
         return str(answer.json()[stage]["state"]) if answer.status_code == 200 else "no answer"
@@ -141,6 +148,7 @@ class Stand(LogicalCluster):
 
     def up(self) -> None:
         """Both stages work."""
+        until(self.listens, 60)
         for stage in ("stage1", "stage2"):
             until(lambda name=stage: self.state(name) == "up", 60)
 

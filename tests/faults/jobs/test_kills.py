@@ -36,6 +36,7 @@ def test_twenty_jobs_survive_a_kill(pairs: Stand, part: str, figure: Any):
 
 
 def test_twenty_jobs_survive_the_loss_of_the_whole_cluster(pairs: Stand, figure: Any):
+    pairs.up()
     load = Load.of(pairs)
     load.in_the_middle()
     pairs.lose_power()

@@ -89,7 +89,7 @@ def test_postgresql_restarts_under_load(two_fronts: Stand, server: PostgresServe
     killed_at = time.time()
     until(lambda: finished_rows(server, jobs), 120, every_s=1)
     rows = finished_rows(server, jobs)
-    assert {row.status for row in rows} == {"succeeded"}
+    assert [row.failure for row in rows if row.status != "succeeded"] == []
     assert overlaps(read_runs(two_fronts.folder), killed_at) == []
     again = sum(row.attempt > 1 for row in rows)
     figure(

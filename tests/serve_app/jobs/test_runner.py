@@ -17,6 +17,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from scripted import HANG, ScriptedStage, asset, multiview_result, prepared_image, run_of
 
 from deployments.contracts import Mode
+from deployments.errors import ServiceError
 from deployments.messages import Accepted, Failed, Started, Unavailable
 from serve_app.jobs.protocol import JobStatus, StageState
 from serve_app.jobs.runner import JobRun
@@ -79,6 +80,22 @@ async def test_stages_get_their_order_and_their_inputs(bench: Bench):
     assert np.array_equal(multiview.voxels, multiview_result().voxels)
     assert prepared.alpha_coverage == 0.5
     assert options.stage2_steps == 25
+
+
+async def test_a_registry_that_does_not_answer_for_a_moment_fails_no_job(bench: Bench):
+    room, asked = bench.room(), []
+
+    async def away_at_first(stage: str) -> StageState:
+        asked.append(stage)
+        if len(asked) < 3:
+            raise ServiceError("the job database does not answer", code="store_unavailable")
+        return await room.state_of(stage)
+
+    bench.storage.write("a/input.png", b"picture")
+    bench.submit("a", mode=OFFICIAL, max_attempts=3)
+    claim = bench.claims.claim("runner", 1000)
+    await JobRun(dataclasses.replace(room, state_of=away_at_first), claim).run()
+    assert bench.store.get("a").status is JobStatus.SUCCEEDED
 
 
 async def test_the_events_of_a_job(bench: Bench):
