@@ -240,6 +240,12 @@ class WorkerArgs(CheckpointArgs, TraceArgs):
     )
 
 
+class ClientArgs(SettingsBase):
+    """What the command line needs to talk to a service."""
+
+    api_key: SecretStr | None = Field(None, description="sent as Authorization: Bearer")
+
+
 class Stage1Args(WorkerArgs):
     """Application ``stage1``."""
 

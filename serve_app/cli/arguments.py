@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import get_args
 
+from deployments.errors import InputError
 from serve_app.settings import STAGE1_STEPS, STAGE2_STEPS, AttentionBackend
 
 ATTENTION_BACKENDS = get_args(AttentionBackend)
@@ -86,6 +88,25 @@ def add_backends(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="extract meshes with the built-in extractor",
     )
+
+
+def result_folders(pictures: Sequence[Path], out: Path) -> list[Path]:
+    """Where each picture's result goes: one fills ``out``, several get a folder each.
+
+    :raises InputError: when two pictures would get the same folder.
+    """
+    if len(pictures) == 1:
+        return [out]
+    folders = [out / picture.stem for picture in pictures]
+    if len(set(folders)) < len(folders):  # a.png beside a.jpg
+        folders = [out / picture.name for picture in pictures]
+    if len(set(folders)) < len(folders):
+        twice = next(folder.name for folder in folders if folders.count(folder) > 1)
+        raise InputError(
+            f"two pictures are named {twice}, and each gets the folder of its name. "
+            "Rename one, or make them in two runs"
+        )
+    return folders
 
 
 def chosen_mode(arguments: argparse.Namespace) -> str | None:

@@ -1,5 +1,7 @@
 """``synchuman generate photo.png -o out/``: the pipelines in this process, without Ray or HTTP.
 
+With ``--url`` the pictures go to a running service instead (batch.py).
+
 One picture fills the folder itself, as the ZIP of the service is laid out; several get a folder
 each, named after them. Networks are loaded once.
 """
@@ -28,7 +30,14 @@ from deployments.contracts import (
     TextureFormat,
 )
 from deployments.errors import BackendError, GenerationError, InputError, SyncHumanError
-from serve_app.cli.arguments import add_backends, add_mode, add_steps, chosen_mode
+from serve_app.cli.arguments import (
+    add_backends,
+    add_mode,
+    add_steps,
+    chosen_mode,
+    result_folders,
+    whole_number,
+)
 from serve_app.cli.serve import default_checkpoint
 from serve_app.manifest import NAME, FileFacts, build_manifest
 from serve_app.options import RequestOptions
@@ -69,26 +78,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--formats", metavar="LIST", help=", ".join(kind.value for kind in OutputFormat)
     )
-    parser.add_argument("--matting", choices=("auto", "rembg", "none"), default="auto")
+    parser.add_argument(
+        "--matting", choices=("auto", "rembg", "none"), help="background removal (default auto)"
+    )
     add_backends(parser)
+    service = parser.add_argument_group("with a running service")
+    service.add_argument(
+        "--url",
+        help="send the pictures to the service at this address; an interrupted run goes on when "
+        "it is repeated. Its API key is taken from SYNCHUMAN_API_KEY",
+    )
+    service.add_argument(
+        "--at-once",
+        type=whole_number(1, 256),
+        default=8,
+        metavar="N",
+        help="pictures on their way at the same time (default 8)",
+    )
+    service.add_argument(
+        "--cancel-on-interrupt", action="store_true", help="Ctrl-C cancels the jobs under way"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Make every picture; one that fails is told and does not stop the others."""
     asked = {name: getattr(arguments, name) for name in OPTIONS}
     given = {name: value for name, value in asked.items() if value is not None}
-    options = RequestOptions(mode=chosen_mode(arguments), **given).resolve(
-        LiveArgs(mode=Mode.OFFICIAL)
-    )
+    asked_options = RequestOptions(mode=chosen_mode(arguments), **given)
+    if arguments.url is not None:
+        from serve_app.cli import batch
+
+        return batch.run(arguments, asked_options)
+    options = asked_options.resolve(LiveArgs(mode=Mode.OFFICIAL))
     console = Console(stderr=True)
     with console.status("loading the networks"):
         pipelines = load_pipelines(arguments, options.mode)
     if pipelines.stage2_reason is not None and options.mode is Mode.GRACEFUL_FALLBACK:
         console.print(f"Stage 2 is left out: {pipelines.stage2_reason}", markup=False)
     failed = 0
-    for picture in arguments.pictures:
-        several = len(arguments.pictures) > 1
-        out = arguments.out / picture.stem if several else arguments.out
+    folders = result_folders(arguments.pictures, arguments.out)
+    for picture, out in zip(arguments.pictures, folders, strict=True):
         began = time.monotonic()
         try:
             with _bars(console) as bars:
@@ -144,7 +173,7 @@ def load_pipelines(arguments: argparse.Namespace, mode: Mode) -> Pipelines:
             reason = error.message
     return Pipelines(
         checkpoint=name,
-        preprocess=PreprocessPipeline(checkpoint.method, matting=arguments.matting),
+        preprocess=PreprocessPipeline(checkpoint.method, matting=arguments.matting or "auto"),
         stage1=Stage1Pipeline.from_checkpoint(checkpoint, **common),
         stage2=stage2,
         preview=PreviewPipeline(),

@@ -13,7 +13,7 @@ from deployments.errors import SyncHumanError
 
 COMMANDS = {
     "serve": "start the service on this machine",
-    "generate": "make 3D humans from pictures here, without a service",
+    "generate": "make 3D humans from pictures, here or through a running service",
     "models": "list, fetch and check the weights",
     "doctor": "say what this machine lacks",
     "demo": "start the service, send the sample photo, keep the result",
