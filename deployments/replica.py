@@ -43,6 +43,14 @@ class Watch:
     step_timeout_s: float = 600.0
 
 
+def process_memory() -> tuple[int, int] | None:
+    """Bytes of main memory in all and held by this process; None where the system is no Linux."""
+    if not STATM.exists():
+        return None
+    page = os.sysconf("SC_PAGE_SIZE")
+    return os.sysconf("SC_PHYS_PAGES") * page, int(STATM.read_text().split()[1]) * page
+
+
 @dataclass(frozen=True)
 class Loaded:
     """What a replica has once its weights are in place, and how it describes itself.
@@ -53,7 +61,7 @@ class Loaded:
     pipeline: Any  # what a run calls
     device: str = "cpu"  # as device_name has it
     backends: dict[str, str] = field(default_factory=dict)  # what -> the library that does it
-    memory: Callable[[], tuple[int, int] | None] = lambda: None
+    memory: Callable[[], tuple[int, int] | None] = process_memory
     reason: str | None = None
 
 
@@ -118,14 +126,9 @@ def device_memory(device: str) -> Callable[[], tuple[int, int] | None]:
     import torch
 
     if not device.startswith("cuda"):
-        return _process_memory if STATM.exists() else lambda: None
+        return process_memory
     total = torch.cuda.get_device_properties(device).total_memory
     return lambda: (total, torch.cuda.memory_reserved(device))
-
-
-def _process_memory() -> tuple[int, int]:
-    page = os.sysconf("SC_PAGE_SIZE")
-    return os.sysconf("SC_PHYS_PAGES") * page, int(STATM.read_text().split()[1]) * page
 
 
 def device_name(device: str) -> str:

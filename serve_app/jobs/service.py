@@ -99,7 +99,7 @@ class JobRoom:
         )
         self._recorder = recorder or NoRecorder()
         self._sweeper = Sweeper(database, storage, tombstone_s=lambda: self.live.tombstone_s)
-        self._webhooks = _webhooks(name, args, database)
+        self._webhooks = _webhooks(name, args, database, recorder)
         self._runs: dict[str, JobRun] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._cancelling: set[str] = set()
@@ -348,7 +348,9 @@ class JobRoom:
         return self._states[1]
 
 
-def _webhooks(name: str, args: FrontArgs, database: Database) -> WebhookCarrier | None:
+def _webhooks(
+    name: str, args: FrontArgs, database: Database, recorder: Recorder | None
+) -> WebhookCarrier | None:
     """None without a secret: what is in the table waits for one."""
     if args.webhook_secret is None:
         return None
@@ -357,4 +359,4 @@ def _webhooks(name: str, args: FrontArgs, database: Database) -> WebhookCarrier 
         timeout_s=args.webhook_timeout_s,
         allow_private=args.allow_private_urls,
     )
-    return WebhookCarrier(name, DeliveryStore(database), sender, args.webhook_delays_s)
+    return WebhookCarrier(name, DeliveryStore(database), sender, args.webhook_delays_s, recorder)

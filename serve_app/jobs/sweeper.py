@@ -18,6 +18,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, and_, delete, or_, select, update
 
 from deployments.errors import ServiceError
+from deployments.stage_report import log_fields
 from serve_app.jobs.protocol import JobStatus
 from serve_app.jobs.rows import FINAL, QUEUED, RUNNING
 from serve_app.jobs.tables import Database, events, jobs, webhook_deliveries
@@ -61,7 +62,9 @@ class Sweeper:
                 try:
                     self._do(row)
                 except ServiceError as error:
-                    log.warning("job %s is not swept: %s", row.id, error, extra={"job_id": row.id})
+                    log.warning(
+                        "job %s is not swept: %s", row.id, error, extra=log_fields(job_id=row.id)
+                    )
             done += len(rows)
             if job_id is not None or len(rows) < AT_ONCE:
                 break
