@@ -96,7 +96,7 @@ def pack_multiview(result: MultiviewResult) -> bytes:
 def unpack_multiview(data: bytes) -> MultiviewResult:
     """The opposite of :func:`pack_multiview`.
 
-    :raises ServiceError: ``storage_unavailable`` when the bytes are not what was stored.
+    :raises ServiceError: ``artifact_damaged`` when the bytes are not what was stored.
     """
     with _unpacked(data, "Stage 1 result") as (arrays, facts):
         return MultiviewResult(
@@ -117,7 +117,7 @@ def pack_surface(surface: Surface) -> bytes:
 def unpack_surface(data: bytes) -> Surface:
     """The opposite of :func:`pack_surface`.
 
-    :raises ServiceError: ``storage_unavailable`` when the bytes are not what was stored.
+    :raises ServiceError: ``artifact_damaged`` when the bytes are not what was stored.
     """
     with _unpacked(data, "surface") as (arrays, facts):
         return Surface(
@@ -142,5 +142,5 @@ def _unpacked(data: bytes, what: str) -> Iterator[tuple[Mapping[str, NDArray[Any
             yield arrays, json.loads(arrays["facts"].tobytes())
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise ServiceError(
-            f"the stored {what} is damaged: {error}", code="storage_unavailable"
+            f"the stored {what} is damaged: {error}", code="artifact_damaged"
         ) from error

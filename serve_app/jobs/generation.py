@@ -59,17 +59,14 @@ async def _prepared(run: JobRun, picture: bytes) -> PreparedImage:
 
 async def _multiview(run: JobRun, prepared: PreparedImage) -> MultiviewResult:
     """Stage 1's result: the stored one, or a new one, which is stored at once."""
-    stored = run.claim.stage1_result
-    if stored is None:
+    multiview = await _stored_multiview(run)
+    if multiview is None:
         try:
             caller = run.room.stages.stage1
             multiview = await run.call_counted(caller, prepared, run.options)
         except (StageLost, StageFailed) as problem:
             run.try_again("stage1", problem)
             raise final_error("stage1", problem, run.attempt) from problem
-    else:
-        data = await run.stored(run.room.storage.read, stored)
-        multiview = await asyncio.to_thread(unpack_multiview, data)
     assert isinstance(multiview, MultiviewResult)
     place = await run.stored(
         run.folder.write_stage1, prepared, multiview, with_input=run.claim.keep_input
@@ -84,6 +81,20 @@ async def _multiview(run: JobRun, prepared: PreparedImage) -> MultiviewResult:
         seconds=run.outcome.seconds,
     )
     return multiview
+
+
+async def _stored_multiview(run: JobRun) -> MultiviewResult | None:
+    """What an earlier attempt stored. A damaged result is as good as none: it is made again."""
+    if run.claim.stage1_result is None:
+        return None
+    try:
+        data = await run.stored(run.room.storage.read, run.claim.stage1_result)
+        return await asyncio.to_thread(unpack_multiview, data)
+    except ServiceError as error:
+        if error.code not in ("artifact_damaged", "not_found"):
+            raise
+        log.warning("Stage 1 runs again: %s", error.message, extra=log_fields(job_id=run.claim.job))
+        return None
 
 
 async def _asset(run: JobRun, prepared: PreparedImage, multiview: MultiviewResult) -> None:

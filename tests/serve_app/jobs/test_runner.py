@@ -307,6 +307,30 @@ async def test_another_runner_goes_on_from_the_stored_stage1(bench: Bench, clock
     assert all(place.startswith("a/2/") for place in view.files.values())
 
 
+async def test_a_damaged_stage1_result_is_made_again(bench: Bench, clock, tmp_path):
+    bench.stage2.scripts = [[*BEGUN, HANG]]
+    running = asyncio.create_task(bench.run())
+    while not bench.stage2.calls:
+        await asyncio.sleep(0.005)
+    running.cancel()
+    clock.now += 1001
+    (stored,) = tmp_path.rglob("stage1.npz")
+    stored.write_bytes(stored.read_bytes()[:-10])
+    bench.stage2.scripts = [run_of("stage2", asset())]
+    assert (await bench.go_on()).status is JobStatus.SUCCEEDED
+    assert len(bench.stage1.calls) == 2
+
+
+async def test_a_damaged_picture_ends_the_job(bench: Bench, tmp_path):
+    bench.storage.write("a/input.png", b"picture")
+    bench.submit("a")
+    (picture,) = tmp_path.rglob("input.png")
+    picture.write_bytes(b"something else")
+    view = await bench.go_on()
+    assert (view.status, view.failure.code) == (JobStatus.FAILED, "artifact_damaged")
+    assert bench.preprocess.calls == []
+
+
 async def test_a_job_that_kills_its_runner_each_time_is_given_up(bench: Bench, clock):
     bench.stage1.scripts = [[*BEGUN, HANG]]
     bench.storage.write("a/input.png", b"picture")
