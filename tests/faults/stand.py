@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import sqlite3
 import time
@@ -22,6 +23,12 @@ PICTURE = (ROOT / "serve_app" / "sample" / "person.png").read_bytes()
 MODES = {"official": {}, "graceful": {"graceful_fallback": "true"}}
 LEASE_S = 6.0
 WAITS = {"queue_wait_s": 900, "start_wait_s": 60, "fallback_start_wait_s": 30}
+SECRET = "whsec_" + base64.b64encode(b"a secret of thirty-two bytes ...").decode()
+WEBHOOKS = {
+    "webhook_secret": SECRET,
+    "webhook_delays_s": [1, 2, 5, 10, 30],
+    "allow_private_urls": True,  # the receiver is on this machine
+}
 STAGE1 = StageSize(0.4, replicas=2)
 STAGE2 = StageSize(0.4)
 
@@ -51,7 +58,7 @@ class Stand(LogicalCluster):
     ) -> dict[str, Any]:
         """``waits`` are limits by their setting's name; they change without a restart."""
         live = {"user_config": {**WAITS, **waits}}
-        front = FrontSize(args={"lease_s": LEASE_S}, jobs_options=live)
+        front = FrontSize(args={"lease_s": LEASE_S, **WEBHOOKS}, jobs_options=live)
         return service_config(self.folder, stage1, stage2, front, stages="troubled")
 
     def restarted(self, stage2: StageSize = STAGE2) -> StageSize:

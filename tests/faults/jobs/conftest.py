@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "serve_app" / "jobs"))  # postgres.py
+# postgres.py, receiver.py
+sys.path.insert(0, str(Path(__file__).parents[2] / "serve_app" / "jobs"))
 
 from pair_stand import add_nodes, deploy
-from stand import Stand
+from receiver import Receiver
+from stand import SECRET, Stand
 
 
 @pytest.fixture(scope="module")
@@ -20,3 +22,11 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
         add_nodes(stand)
         deploy(stand)
         yield stand
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """Of webhooks, which verifies what it gets."""
+    made = Receiver(SECRET)
+    yield made
+    made.close()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from load import Load
 from pair_stand import add_nodes, deploy
+from receiver import Receiver
 from stand import Stand, until
 
 from benchmarks.logical.processes import kill
@@ -25,9 +26,9 @@ def pids_of(stand: Stand, part: str) -> set[int]:
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_twenty_jobs_survive_a_kill(pairs: Stand, part: str, figure: Any):
+def test_twenty_jobs_survive_a_kill(pairs: Stand, receiver: Receiver, part: str, figure: Any):
     pairs.up()
-    load = Load.of(pairs)
+    load = Load.of(pairs, receiver)
     load.in_the_middle()
     victim = min(pids_of(pairs, part))
     kill({victim})
@@ -35,9 +36,11 @@ def test_twenty_jobs_survive_a_kill(pairs: Stand, part: str, figure: Any):
     until(lambda: pids_of(pairs, part) - {victim}, 60)
 
 
-def test_twenty_jobs_survive_the_loss_of_the_whole_cluster(pairs: Stand, figure: Any):
+def test_twenty_jobs_survive_the_loss_of_the_whole_cluster(
+    pairs: Stand, receiver: Receiver, figure: Any
+):
     pairs.up()
-    load = Load.of(pairs)
+    load = Load.of(pairs, receiver)
     load.in_the_middle()
     pairs.lose_power()
     killed_at = time.time()
