@@ -205,7 +205,9 @@ class FrontArgs(LiveArgs, CheckpointArgs, TraceArgs, WebhookArgs):
         "its autoscaler never sees a queue",
     )
     lease_s: float = Field(30, ge=1, description="a job whose runner is silent so long is free")
-    heartbeat_stale_s: float = Field(5, gt=0, description="a stage replica silent so long is gone")
+    heartbeat_stale_s: float = Field(
+        4.5, gt=0, description="a stage replica silent so long is gone"
+    )
     monitor_period_s: float = Field(2, gt=0, description="time between looks at Serve's own status")
     drain_s: Seconds = Field(
         640, description="how long a leaving Jobs replica waits for its jobs (below Serve's grace)"
