@@ -157,8 +157,8 @@ class WebhookCarrier:
                     task.add_done_callback(under_way.discard)
                 await asyncio.sleep(LOOK_FOR_DUE_S if not due else 0.0)
         finally:
-            for task in under_way:
-                task.cancel()
+            if under_way:  # a leaving replica ends what it has begun, or it is told twice
+                await asyncio.wait(under_way)
 
     async def carry(self, delivery: Delivery) -> None:
         """One attempt, and the note of it. A note that is lost makes another attempt."""

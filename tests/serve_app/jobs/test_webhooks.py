@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from receiver import Receiver
 
+from deployments.contracts import GenerationOptions
 from deployments.errors import InputError
 from serve_app.address_guard import check_reachable
 from serve_app.jobs.claims import ClaimStore
 from serve_app.jobs.deliveries import Delivery, DeliveryStore
-from serve_app.jobs.protocol import JobStatus, JobTerms, WebhookReport
+from serve_app.jobs.protocol import JobRequest, JobStatus, JobTerms, WebhookReport
+from serve_app.jobs.runner import Stages
+from serve_app.jobs.service import JobRoom
+from serve_app.jobs.stages import StageCaller
 from serve_app.jobs.store import JobStore
 from serve_app.jobs.tables import Database
 from serve_app.jobs.webhooks import Told, WebhookCarrier, WebhookSender
+from serve_app.options import options_as_json
+from serve_app.settings import FrontArgs
+from serve_app.storage import open_storage
 
 SECRET = "whsec_" + base64.b64encode(b"a secret of thirty-two bytes ...").decode()
 OTHER = "whsec_" + base64.b64encode(b"the secret that comes after it ..").decode()
@@ -241,3 +250,57 @@ async def test_a_receiver_may_ask_for_more_time(bench: Bench) -> None:
     assert carrier._again(1, Told(429, retry_after_s=60)) == 60
     assert carrier._again(1, Told(429, retry_after_s=10**6)) == 120
     assert carrier._again(4, Told(500)) is None
+
+
+async def test_rooms_tell_what_happens_to_a_job_over_a_restart(
+    database_url: str, tmp_path: Path, receiver: Receiver
+) -> None:
+    @contextlib.asynccontextmanager
+    async def room(name: str) -> AsyncIterator[JobRoom]:
+        """Without any stage: its jobs fail, which is a thing to tell."""
+        stages = ("preprocess", "stage1", "stage2", "preview", "export")
+        opened = JobRoom(
+            name,
+            FrontArgs(
+                webhook_secret=SECRET, webhook_delays_s=(0.3, 0.3, 0.3), allow_private_urls=True
+            ),
+            databases[name],
+            storage,
+            Stages(**{stage: StageCaller(stage, lambda *order: order) for stage in stages}),
+            look=dict,
+            applications=dict.fromkeys(stages),
+        )
+        opened.start()
+        yield opened
+        opened.check()
+        await opened.drain(0)
+
+    databases = {name: Database(database_url) for name in ("first", "second")}
+    storage = open_storage(tmp_path / "jobs")
+    storage.write("a/input.png", b"picture")
+    request = JobRequest(
+        job_id="a",
+        input_path="a/input.png",
+        options=options_as_json(GenerationOptions()),
+        terms=JobTerms(webhook_url=receiver.url, webhook_events=("queued", "failed")),
+    )
+    receiver.script = [(500, {})]
+    async with room("first") as first:
+        await first.submit(request)
+        while not receiver.ids:
+            await asyncio.sleep(0.02)
+    async with room("second") as second:
+        for _ in range(200):
+            webhook = (await second.get("a")).webhook
+            assert webhook is not None
+            told = [entry.event for entry in webhook.deliveries if entry.delivered_at]
+            if sorted(told) == ["failed", "queued"]:
+                break
+            await asyncio.sleep(0.05)
+    assert sorted(told) == ["failed", "queued"]
+    assert {payload["type"] for payload in receiver.payloads} == {"job.queued", "job.failed"}
+    assert {entry.id for entry in webhook.deliveries} == set(receiver.ids)
+    assert len(receiver.ids) >= 3  # one attempt was refused
+    await asyncio.get_running_loop().shutdown_default_executor()  # what threads still ask
+    for database in databases.values():
+        database.close()
