@@ -3,7 +3,8 @@
     python -m benchmarks.quality --checkpoint embedded --people 8 --out quality/
 
 Bodies, poses and clothes were never trained on; seeds are fixed. Writes ``quality.json`` and
-``contact.png`` (a row each for result and truth: photo, colours, normals, renders of the GLB).
+``contact.png`` (a row each for result and truth: photo, colours, normals, renders of the GLB; the
+worst, the median and the best people by the overlap of the GLB's four outlines).
 Silhouettes of renders and truth follow one rule, a coverage over one half; generated pictures have
 no coverage, there any channel of the normal map below 230 is the person. ``--without-sync``
 silences the blocks in which pictures and structure read each other.
@@ -16,6 +17,7 @@ import io
 import json
 import time
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,9 @@ from deployments.contracts import GenerationOptions, MultiviewResult
 from deployments.errors import GenerationError
 from deployments.preprocess.pipeline import PreprocessPipeline
 from deployments.stage1.pipeline import Stage1Pipeline
+from deployments.stage2.mesh.surface import Mesh
 from deployments.stage2.pipeline import Stage2Pipeline
+from deployments.stage2.texture.views import VIEWS
 from training.people.generator import People
 from training.people.pose import STYLES
 
@@ -41,6 +45,8 @@ SIZE = 192  # pixels a side at which pictures are compared
 SILHOUETTE = 230  # any channel of a normal map below this is the person
 POINTS = 20_000  # on each surface
 F_DISTANCE = 0.02  # of the height, which is the side of the cube
+SEEN_BY_BOTH = 0.3  # cosine to both cameras
+SEEN_DEPTH = 0.01  # of the cube
 NAMES = ("front", "right", "back", "left", "face")
 TARGETS = {
     "silhouette_front": 0.90, "silhouette_back": 0.88, "silhouette_sides": 0.70,
@@ -141,6 +147,37 @@ def voxel_agreement(views: MultiviewResult) -> float:
     return float(np.mean(scores))
 
 
+def colour_agreement(result: Result, views: MultiviewResult) -> float:
+    """PSNR in dB between two generated pictures at the surface points that both of them see.
+
+    A point counts where the mesh turns more than a third towards both cameras and lies in front.
+    """
+    mesh = trimesh.Trimesh(result.vertices, result.faces, process=False)
+    points, face = trimesh.sample.sample_surface(mesh, POINTS, seed=0)
+    normals = mesh.face_normals[face]
+    size = views.color.shape[1]
+    colours, seen = [], []
+    for view, picture in zip(VIEWS[:4], views.color, strict=False):
+        raster = view.draw(Mesh(result.vertices.astype(np.float32), result.faces), size)
+        column, row, depth = view.project(points, size)
+        x, y = (np.clip(np.rint(v).astype(int), 0, size - 1) for v in (column, row))
+        colours.append(picture[y, x].astype(np.float64) / 255)
+        facing = normals @ np.array(view.toward_camera) > SEEN_BY_BOTH
+        seen.append(facing & (depth < raster.depth[y, x] + SEEN_DEPTH))
+    errors = [
+        np.square(colours[a] - colours[b])[seen[a] & seen[b]] for a, b in combinations(range(4), 2)
+    ]
+    return float(-10 * np.log10(max(np.concatenate(errors).mean(), 1e-10)))
+
+
+def drawn_sides(result: Result) -> tuple[Pixels, Masks]:
+    """The GLB as the four body views show it (4, SIZE, SIZE, 3), and where it covers them."""
+    drawn = [result.view(view) for view in range(4)]
+    shown = np.stack([np.round(p.color * 255).astype(np.uint8) for p in drawn])
+    coverage = np.stack([np.repeat(p.mask[..., None] * 255, 3, -1).astype(np.uint8) for p in drawn])
+    return resized(shown), np.asarray(resized(coverage)[..., 0] > 0.5)
+
+
 def surface_points(vertices: NDArray[Any], faces: NDArray[Any]) -> NDArray[np.float64]:
     """POINTS spread over a surface, always the same ones."""
     mesh = trimesh.Trimesh(vertices, faces, process=False)
@@ -202,18 +239,17 @@ def measure(
     else:
         values["seconds"] = time.perf_counter() - start
         result = Result(asset.glb)
-        drawn = [result.view(view) for view in range(4)]
-        shown = np.stack([np.round(p.color * 255).astype(np.uint8) for p in drawn])
-        coverage = np.stack(
-            [np.repeat(p.mask[..., None] * 255, 3, -1).astype(np.uint8) for p in drawn]
-        )
-        renders, outlines = resized(shown), resized(coverage)[..., 0] > 0.5
+        renders, outlines = drawn_sides(result)
+        values["colour_agreement"] = colour_agreement(result, views)
         statistics = asset.statistics
         sound = statistics.watertight and statistics.bodies == 1
         values |= distances(result, truth) | {"sound": float(sound)}
     for view, name in enumerate(NAMES[:4]):
         values[f"silhouette_{name}"] = overlap(outlines[view], truth.mask[view])
         values[f"psnr_{name}"] = psnr(renders[view], truth.color[view], truth.mask[view])
+        common = truth.mask[view] & outlines[view]
+        if common.any():
+            values[f"psnr_common_{name}"] = psnr(renders[view], truth.color[view], common)
     photo = Image.open(io.BytesIO(truth.photo)).convert("RGBA")
     canvas = Image.new("RGBA", photo.size, "white")
     canvas.alpha_composite(photo)
@@ -228,12 +264,30 @@ def summary(people: list[dict[str, float]]) -> dict[str, float]:
     """Means over all people, sides and pairs of views together as the targets name them."""
     if not people:
         return {}
-    mean = {name: float(np.mean([person[name] for person in people])) for name in people[0]}
-    for kind in ("silhouette", "psnr"):
-        mean[f"{kind}_sides"] = (mean[f"{kind}_right"] + mean[f"{kind}_left"]) / 2
+    names = {name for person in people for name in person}
+    mean = {
+        name: float(np.mean([person[name] for person in people if name in person]))
+        for name in sorted(names)
+    }
+    for kind in ("silhouette", "psnr", "psnr_common"):
+        if f"{kind}_right" in mean:
+            mean[f"{kind}_sides"] = (mean[f"{kind}_right"] + mean[f"{kind}_left"]) / 2
     mean["degrees_front_back"] = (mean["degrees_front"] + mean["degrees_back"]) / 2
     mean["degrees_sides"] = (mean["degrees_right"] + mean["degrees_left"]) / 2
     return mean
+
+
+def contact_sheet(
+    people: list[dict[str, float]], pictures: list[list[Pixels]], count: int
+) -> Image.Image:
+    """Two rows a person: the ``count`` worst, those around the median, the best, each once."""
+    scores = [sum(person[f"silhouette_{name}"] for name in NAMES[:4]) for person in people]
+    order = [int(place) for place in np.argsort(scores, kind="stable")]
+    middle = max(0, (len(order) - count) // 2)
+    parts = (order[:count], order[middle : middle + count], order[-count:])
+    chosen = dict.fromkeys(place for part in parts for place in part)
+    rows = [np.concatenate(list(row), axis=1) for place in chosen for row in pictures[place]]
+    return Image.fromarray((np.concatenate(rows).clip(0, 1) * 255).astype(np.uint8))
 
 
 def main() -> None:
@@ -242,7 +296,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--people", type=int, default=64)
     parser.add_argument("--steps", type=int, nargs=2, default=(50, 25))
-    parser.add_argument("--sheet", type=int, default=8, help="people on the contact sheet")
+    parser.add_argument("--sheet", type=int, default=10, help="people of each kind on the sheet")
     parser.add_argument("--without-sync", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("quality"))
     arguments = parser.parse_args()
@@ -255,20 +309,18 @@ def main() -> None:
     )
     people = People()
     results: list[dict[str, float]] = []
-    rows: list[Pixels] = []
+    sheets: list[list[Pixels]] = []
     empty: list[int] = []  # people whose volume stayed empty: nothing to measure, not in the means
     for number in range(arguments.people):
-        pictures: list[Pixels] = []
         try:
             values, pictures = measure(pipelines, make_truth(people, number), options)
             results.append(values)
+            sheets.append(pictures)
         except GenerationError as error:
             print(f"no person: {error}", flush=True)
             empty.append(number)
-        if pictures and number < arguments.sheet:
-            rows += [np.concatenate(list(row), axis=1) for row in pictures]
-            sheet = (np.concatenate(rows).clip(0, 1) * 255).astype(np.uint8)
-            Image.fromarray(sheet).save(arguments.out / "contact.png")
+        if results:
+            contact_sheet(results, sheets, arguments.sheet).save(arguments.out / "contact.png")
         found = summary(results)
         report = {
             "checkpoint": arguments.checkpoint,
