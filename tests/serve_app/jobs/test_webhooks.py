@@ -262,7 +262,10 @@ async def test_rooms_tell_what_happens_to_a_job_over_a_restart(
         opened = JobRoom(
             name,
             FrontArgs(
-                webhook_secret=SECRET, webhook_delays_s=(0.3, 0.3, 0.3), allow_private_urls=True
+                webhook_secret=SECRET,
+                webhook_delays_s=(0.3, 0.3, 0.3),
+                allow_private_urls=True,
+                unknown_wait_s=0.2,
             ),
             databases[name],
             storage,
