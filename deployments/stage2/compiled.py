@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import numba
 
-Loop = TypeVar("Loop", bound=Callable[..., None])
+Loop = TypeVar("Loop", bound=Callable[..., object])
 
 MOST_WORKERS = 8
 

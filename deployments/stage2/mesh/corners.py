@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from deployments.errors import GenerationError
+from deployments.stage2.mesh.corner_sums import corner_sums
 from deployments.stage2.mesh.dual_tables import CORNERS
 
 CHANNELS = 101  # sdf 8 | deform 8x3 | weights 21 | colour and normal 8x6
@@ -90,17 +91,33 @@ def average_corners(
             f"({len(coords)}, {CHANNELS}): pass one row of {CHANNELS} channels per voxel",
             code="mesh_features_shape",
         )
+    parts = (SDF, DEFORM, COLOUR) if colours else (SDF, DEFORM)
+    channels = torch.arange(CHANNELS)
+    columns = torch.cat([channels[part].reshape(8, -1) for part in parts], dim=1)  # (8, 4 or 10)
+    lowered = torch.zeros(columns.shape[1])
+    lowered[0] = 1.0 / resolution
     features = features.float()
-    N = len(features)
-    values = [
-        features[:, SDF].reshape(N, 8, 1) - 1.0 / resolution,
-        features[:, DEFORM].reshape(N, 8, 3),
-    ]
-    if colours:
-        values.append(features[:, COLOUR].reshape(N, 8, 6))
-    stacked = torch.cat(values, dim=-1).flatten(0, 1)  # (8N, 4 or 10)
+    if features.device.type == "cpu":
+        places, heard, sums = corner_sums(
+            coords.long().numpy(), features.numpy(), columns.numpy(), lowered.numpy()
+        )
+        keys = pack(torch.from_numpy(places), resolution)
+        mean = torch.from_numpy(sums) / torch.from_numpy(heard)[:, None]
+    else:
+        device = features.device
+        values = features[:, columns.to(device)] - lowered.to(device)
+        keys, mean = means_by_sorting(coords, values, resolution)
+    return CornerField(
+        resolution, keys, mean[:, 0], mean[:, 1:4], mean[:, 4:10] if colours else None
+    )
 
-    key = pack(coords, resolution)[:, None] + corner_offsets(resolution, features.device)
+
+def means_by_sorting(
+    coords: torch.Tensor, values: torch.Tensor, resolution: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys (C,) and means (C, K) of values (N, 8, K) at the voxels' corners, as a GPU likes it."""
+    stacked = values.flatten(0, 1)
+    key = pack(coords, resolution)[:, None] + corner_offsets(resolution, coords.device)
     key, order = key.flatten().sort(stable=True)
     keys, count = torch.unique_consecutive(key, return_counts=True)
     start = count.cumsum(0) - count
@@ -109,7 +126,4 @@ def average_corners(
     for rank in range(1, 8):
         heard = (count > rank).nonzero()[:, 0]
         total[heard] += stacked[order[start[heard] + rank]]
-    mean = total / count[:, None]
-    return CornerField(
-        resolution, keys, mean[:, 0], mean[:, 1:4], mean[:, 4:10] if colours else None
-    )
+    return keys, total / count[:, None]

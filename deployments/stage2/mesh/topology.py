@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
+from deployments.stage2.compiled import compiled
+from deployments.stage2.mesh.edges import find_edges
 from deployments.stage2.mesh.surface import Int32, Mesh
 
 
@@ -34,26 +33,32 @@ class Topology:
 
 def topology(mesh: Mesh) -> Topology:
     """Check all edges of a mesh."""
-    start = mesh.faces.ravel().astype(np.int64)
-    end = np.roll(mesh.faces, -1, axis=1).ravel().astype(np.int64)
-    undirected = np.minimum(start, end) * len(mesh.vertices) + np.maximum(start, end)
-    order = np.argsort(undirected, kind="stable")
-    _, first, count = np.unique(undirected[order], return_index=True, return_counts=True)
-    forward = (start < end)[order]
-    pair = first[count == 2]
+    edges = find_edges(mesh.faces, len(mesh.vertices))
     labels = body_labels(mesh.faces, len(mesh.vertices))
-    return Topology(
-        boundary_edges=int((count == 1).sum()),
-        crowded_edges=int((count > 2).sum()),
-        flipped_edges=int((forward[pair] == forward[pair + 1]).sum()),
-        bodies=len(np.unique(labels[mesh.faces[:, 0]])) if len(mesh.faces) else 0,
-    )
+    used = np.zeros(len(mesh.vertices), bool)
+    used[labels[mesh.faces[:, 0]]] = True
+    return Topology(edges.boundary, edges.crowded, edges.flipped, int(used.sum()))
 
 
-def body_labels(faces: Int32, vertices: int) -> NDArray[np.int32]:
-    """Number of the connected piece that each vertex belongs to, (V,)."""
-    start = np.concatenate((faces[:, 0], faces[:, 1]))
-    end = np.concatenate((faces[:, 1], faces[:, 2]))
-    graph = coo_matrix((np.ones(len(start), bool), (start, end)), shape=(vertices, vertices))
-    labels: NDArray[np.int32] = connected_components(graph, directed=False)[1]
-    return labels
+def body_labels(faces: Int32, vertices: int) -> Int32:
+    """The connected piece that each vertex belongs to, (V,), named by its smallest vertex."""
+    label = np.arange(vertices, dtype=np.int32)
+    _unite(np.ascontiguousarray(faces, np.int32), label)
+    return label
+
+
+@compiled
+def _unite(faces: Int32, label: Int32) -> None:
+    """The smallest vertex that can be reached stands for its piece."""
+    for f in range(len(faces)):
+        for k in range(1, 3):
+            a, b = faces[f, 0], faces[f, k]
+            while label[a] != a:
+                label[a] = label[label[a]]
+                a = label[a]
+            while label[b] != b:
+                label[b] = label[label[b]]
+                b = label[b]
+            label[max(a, b)] = min(a, b)
+    for v in range(len(label)):
+        label[v] = label[label[v]]
