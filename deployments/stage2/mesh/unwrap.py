@@ -1,8 +1,8 @@
 """UV charts: parts of the surface as one direction sees them, packed into a square.
 
 A planar chart needs no solver, so the time is linear in the faces. Against xatlas fed in slabs
-(geometry.md 7), on five known people: a quarter of the time, as much of the square covered (56 %),
-fewer seams, the pictures equal within 0.1 dB.
+(geometry.md 7), on known people: a quarter of the time, as much of the square covered (56 %), fewer
+seams, the four views equal within 0.1 dB.
 """
 
 from __future__ import annotations
