@@ -19,7 +19,9 @@ NAMES = r"`([a-z_0-9]+)`"
 # Codes that follow from the class of the error, or that the framework's own answers get.
 KINDS = {
     "preprocess_unavailable": "StageUnavailable",
+    "export_unavailable": "StageUnavailable",
     "preprocess_failed": "GenerationError",
+    "preview_failed": "GenerationError",
     "empty_structure": "GenerationError",
     "empty_mesh": "GenerationError",
     "nothing_to_bake": "GenerationError",

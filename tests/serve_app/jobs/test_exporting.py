@@ -98,6 +98,15 @@ async def test_files_that_went_all_the_same_are_a_failure_that_says_so(bench: Be
     assert (view.status, view.failure.code) == (JobStatus.FAILED, "job_expired")
 
 
+async def test_a_damaged_surface_is_not_made_into_something(bench: Bench):
+    await bench.run()
+    order(bench)
+    bench.storage.write("a/1/surface.npz", b"no archive")
+    view = await bench.go_on("x")
+    assert (view.status, view.failure.code) == (JobStatus.FAILED, "artifact_damaged")
+    assert bench.export.calls == []
+
+
 @pytest.mark.parametrize("status", [None, JobStatus.FAILED, JobStatus.CANCELLED])
 async def test_only_a_job_that_succeeded_has_exports(bench: Bench, status):
     bench.submit("a")
