@@ -6,17 +6,16 @@ that a drain cuts, a queue that autoscaling never sees, an API key's limit that 
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from serve_app.ingress.keys import read_keys
 from serve_app.settings import FrontArgs
+from serve_app.tracing import INSTALL, has_exporter
 
 JOBS_GRACE_S = 660.0  # of the class, where the file names none
 FRONT = "serve_app.app:front"
-EXPORTER = "opentelemetry.exporter"
 
 
 def conflicts(document: Mapping[str, Any]) -> Iterator[str]:
@@ -34,10 +33,10 @@ def conflicts(document: Mapping[str, Any]) -> Iterator[str]:
         if not isinstance(args, Mapping):
             continue
         where = f"applications[{number}].args"
-        if args.get("trace_endpoint") and not _has_exporter():
+        if args.get("trace_endpoint") and not has_exporter():
             yield (
                 f"{where}.trace_endpoint: spans need OpenTelemetry's OTLP exporter, which is not "
-                "installed here: pip install 'synchuman-serve[tracing]'"
+                f"there. {INSTALL}"
             )
         if application.get("import_path") == FRONT:
             yield from _front(where, args, sizes, names)
@@ -86,10 +85,3 @@ def _most(deployment: Mapping[str, Any]) -> int:
     scaling = deployment.get("autoscaling_config")
     most = scaling.get("max_replicas", 1) if isinstance(scaling, Mapping) else None
     return int(most or deployment.get("num_replicas") or 1)
-
-
-def _has_exporter() -> bool:
-    try:
-        return importlib.util.find_spec(f"{EXPORTER}.otlp.proto.http") is not None
-    except ModuleNotFoundError:
-        return False

@@ -11,6 +11,7 @@ as it came; with them each part begins a span of its own and hands that on.
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import time
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,6 +23,16 @@ if TYPE_CHECKING:
 
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 EXPORT_EVERY_MS = 2000
+EXPORTER = "opentelemetry.exporter.otlp.proto.http"
+INSTALL = "Install the extra: pip install 'synchuman-serve[tracing]'"
+
+
+def has_exporter() -> bool:
+    """Whether the extra is installed."""
+    try:
+        return importlib.util.find_spec(EXPORTER) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def checked_traceparent(header: str | None) -> str:
@@ -158,8 +169,7 @@ def open_tracer(endpoint: str | None, ratio: float = 1.0) -> Tracer:
     except ImportError as error:
         raise BackendError(
             f"trace_endpoint is {endpoint!r}, and spans need OpenTelemetry, which is missing "
-            f"({error.name}). Install the extra: pip install 'synchuman-serve[tracing]', or leave "
-            "trace_endpoint out",
+            f"({error.name}). {INSTALL}, or leave trace_endpoint out",
             code="tracing_unavailable",
         ) from error
     provider = TracerProvider(

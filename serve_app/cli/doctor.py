@@ -61,6 +61,7 @@ def examine(config: Path | None = None) -> Iterator[Finding]:
     yield from _attention(device)
     yield _kaolin()
     yield _matting()
+    yield _tracing()
     yield from _checkpoints()
     if config is not None:
         yield from _config(config)
@@ -128,6 +129,14 @@ def _matting() -> Finding:
     except BackendError as error:
         return Finding("matting", Verdict.OPTIONAL, error.message)
     return Finding("matting", Verdict.GOOD, f"rembg {installed('rembg')}")
+
+
+def _tracing() -> Finding:
+    from serve_app.tracing import INSTALL, has_exporter
+
+    if not has_exporter():
+        return Finding("tracing", Verdict.OPTIONAL, f"no spans can be sent. {INSTALL}")
+    return Finding("tracing", Verdict.GOOD, f"opentelemetry {installed('opentelemetry-sdk')}")
 
 
 def _checkpoints() -> Iterator[Finding]:

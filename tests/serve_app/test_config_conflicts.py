@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from serve_app import config_conflicts
+from serve_app import tracing
 from serve_app.config_check import check_document
 
 ROOT = Path(__file__).parents[2]
@@ -80,7 +80,7 @@ def test_wrong_lines_of_a_key_file_are_named_and_keys_are_not(tmp_path: Path) ->
 def test_a_collector_needs_its_exporter(monkeypatch: pytest.MonkeyPatch) -> None:
     changed = document()
     changed["applications"][2]["args"]["trace_endpoint"] = "http://collector:4318/v1/traces"
-    monkeypatch.setattr(config_conflicts, "EXPORTER", "no_such_package")
+    monkeypatch.setattr(tracing, "EXPORTER", "no_such_package")
     (problem,) = check_document(changed)
     assert problem.startswith("applications[2].args.trace_endpoint")
     assert "synchuman-serve[tracing]" in problem

@@ -8,6 +8,7 @@ import pytest
 
 from deployments.checkpoints import inventory
 from deployments.checkpoints.inventory import Listing
+from serve_app import tracing
 from serve_app.cli import doctor, main
 from serve_app.cli.doctor import Verdict, examine
 
@@ -57,6 +58,14 @@ def test_configurations_are_checked(tmp_path: Path, capsys: pytest.CaptureFixtur
     faults = [one for one in examine(tmp_path / "absent.yaml") if one.verdict is Verdict.BAD]
     assert len(faults) == 1
     assert "can not be read" in faults[0].detail
+
+
+@pytest.mark.usefixtures("complete")
+def test_what_traces_need_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracing, "EXPORTER", "no_such_package")
+    (finding,) = [one for one in examine() if one.subject == "tracing"]
+    assert finding.verdict is Verdict.OPTIONAL
+    assert "synchuman-serve[tracing]" in finding.detail
 
 
 def test_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
