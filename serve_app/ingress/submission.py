@@ -14,7 +14,7 @@ from fastapi import Request
 
 from deployments.contracts import GenerationOptions, Mode
 from deployments.errors import InputError, StageUnavailable, SyncHumanError
-from serve_app.address_guard import check_reachable
+from serve_app.address_guard import check_reachable, check_url
 from serve_app.ingress.intake import Picture
 from serve_app.ingress.problems import owner_of, request_id_of
 from serve_app.ingress.room import Room
@@ -124,6 +124,7 @@ async def submit_export(parent: JobView, asked: ExportJson, room: Room, sender: 
 async def _resolved(terms: RequestTerms, room: Room) -> JobTerms:
     resolved = terms.resolve_terms(room.settings)
     if resolved.webhook_url is not None:
+        check_url(resolved.webhook_url, field="webhook_url")
         if room.settings.webhook_secret is None:
             raise InputError(
                 "webhook_url is given, but this service has no secret to sign webhooks with. Leave "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from deployments.contracts import GenerationOptions
 from serve_app.jobs.protocol import JobKind, JobStatus
 from serve_app.options import options_as_json
 
-HOOK = "https://example.com/hook"
+HOOK = "https://93.184.216.34/hook"  # a public address that needs no name server
+SECRET = "whsec_" + base64.b64encode(bytes(32)).decode()
 
 
 @pytest.fixture
@@ -104,7 +106,7 @@ def test_filters_are_checked(make_service: Any, wrong: str) -> None:
 
 
 def test_terms_reach_the_job(make_service: Any, person: bytes) -> None:
-    client, jobs = make_service(max_priority=3)
+    client, jobs = make_service(max_priority=3, webhook_secret=SECRET)
     fields = {
         "priority": "3",
         "keep_for": "3600",
@@ -125,11 +127,29 @@ def test_terms_reach_the_job(make_service: Any, person: bytes) -> None:
 
 
 def test_the_service_fills_in_what_is_not_asked(make_service: Any, person: bytes) -> None:
-    client, jobs = make_service(keep_for_s=120, keep_input=False)
+    client, jobs = make_service(keep_for_s=120, keep_input=False, webhook_secret=SECRET)
     post(client, person, webhook_url=HOOK)
     terms = jobs.requests[0].terms
     assert (terms.priority, terms.keep_for, terms.keep_input) == (0, 120, False)
     assert terms.webhook_events == ("result", "failed", "cancelled")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "10.0.0.7", "169.254.169.254", "[::1]"])
+def test_a_webhook_to_a_private_address_is_refused(
+    make_service: Any, person: bytes, address: str
+) -> None:
+    client, jobs = make_service(webhook_secret=SECRET)
+    response = post(client, person, webhook_url=f"http://{address}/hook")
+    assert (response.status_code, response.json()["code"]) == (400, "url_forbidden")
+    assert "webhook_url leads to" in response.json()["detail"]
+    assert jobs.requests == []
+
+
+def test_a_webhook_without_a_secret_to_sign_it_is_refused(make_service: Any, person: bytes) -> None:
+    client, jobs = make_service()
+    response = post(client, person, webhook_url=HOOK)
+    assert (response.status_code, response.json()["code"]) == (422, "webhooks_off")
+    assert jobs.requests == []
 
 
 @pytest.mark.parametrize(
