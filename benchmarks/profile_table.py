@@ -18,6 +18,7 @@ CATEGORIES = {
         "_add_scaled",
         "_gathered_attention",
         "_head_rms_norm",
+        "_quantise_rows",
     ),
     "attention": ("flash", "fmha", "attention", "sdpa", "cudnn_generated_fort_native"),
     "compiled": ("triton_",),

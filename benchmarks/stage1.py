@@ -1,17 +1,16 @@
 """Time, memory and exactness of Stage 1's steps, as a table and as JSON.
 
-    python -m benchmarks.stage1 --device cuda --variants all --out stage1.json
-    python -m benchmarks.stage1 --device cuda --variants graph --compare-eager-fp32 --whole
+    python -m benchmarks.stage1 --variants graph,one-stream,fp8 --compare graph,fp8 --out a.json
     python -m benchmarks.stage1 --checkpoint random:small --steps 3
 
     python -m benchmarks.stage1 --write-tree /tmp/tree --checkpoint /tmp/tree --whole
 
 A variant says how a step runs: ``eager`` plain torch, ``kernels`` with fused kernels, ``graph``
 these recorded as a CUDA graph (what the pipeline does on a GPU), ``one-stream`` the same without
-the flow beside the UNet, ``keys-N`` with cuDNN's attention from N keys on, ``repeated-pixels``
-with the convolutions behind an up-sampling as they are written, ``compile`` blocks compiled and
-recorded, ``compile-kernels`` both. Each is tried on its own: one that fails is reported and the
-next one runs. Comparing and timing the whole use the first one.
+the flow beside the UNet, ``fp8`` with the large linear layers in FP8, ``compile`` blocks compiled
+and recorded, ``compile-kernels`` both. ``--compare`` names those whose views are held against one
+run in plain float32. Each part is tried on its own: one that fails is reported and the next one
+runs. The JSON file is written after every part.
 """
 
 from __future__ import annotations
@@ -37,13 +36,14 @@ from benchmarks.random_tree import write_stage1_tree
 from deployments.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from deployments.checkpoints.component import Component
 from deployments.contracts import GenerationOptions, PreparedImage
-from deployments.layers.attention import choose_backend, dense
+from deployments.layers.attention import choose_backend
+from deployments.layers.float8 import require_float8
 from deployments.layers.flow_schedule import flow_schedule
 from deployments.layers.pointwise import use_kernels
 from deployments.stage1.acceleration import Stepper
 from deployments.stage1.models.config import JointModelConfig
 from deployments.stage1.models.joint_model import Conditioning, JointModel
-from deployments.stage1.models.unet_blocks import Upsample
+from deployments.stage1.models.quantised import use_float8
 from deployments.stage1.pipeline import Stage1Pipeline
 from deployments.stage1.sampler import (
     Latents,
@@ -56,7 +56,6 @@ from deployments.stage1.sampler import (
 CARD_TFLOPS = 790  # what an H200 gives bf16 matrix products
 OFFICIAL_MS = 272  # a step of the official code there, and the arithmetic in it
 OFFICIAL_TFLOP = 70.9
-CUDNN_KEYS = dense._CUDNN_WORTH_IT
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -68,8 +67,7 @@ class Variant:
     graph: bool = False
     compile: bool = False
     two_streams: bool = True
-    cudnn_keys: int | None = None
-    fuse_upsampling: bool = True
+    fp8: bool = False
 
 
 VARIANTS = {
@@ -77,10 +75,7 @@ VARIANTS = {
     "kernels": Variant(kernels=True),
     "graph": Variant(kernels=True, graph=True),
     "one-stream": Variant(kernels=True, graph=True, two_streams=False),
-    "keys-0": Variant(kernels=True, graph=True, cudnn_keys=0),
-    "keys-64": Variant(kernels=True, graph=True, cudnn_keys=64),
-    "keys-256": Variant(kernels=True, graph=True, cudnn_keys=256),
-    "repeated-pixels": Variant(kernels=True, graph=True, fuse_upsampling=False),
+    "fp8": Variant(kernels=True, graph=True, fp8=True),
     "eager-graph": Variant(kernels=False, graph=True),
     "compile": Variant(kernels=False, graph=True, compile=True),
     "compile-kernels": Variant(kernels=True, graph=True, compile=True),
@@ -109,10 +104,14 @@ def main() -> None:
         work = partial(measure, checkpoint, VARIANTS[name], arguments)
         _attempt(report["variants"], name, work)
         _write(arguments.out, report)
-    if arguments.compare_eager_fp32:
-        first = VARIANTS[names[0] if names else "graph"]
-        _attempt(report, "against_fp32", lambda: compare(checkpoint, first, arguments))
-        _write(arguments.out, report)
+    if arguments.compare:
+        report["against_fp32"] = compared = {"steps": arguments.compare_steps}
+        reference = _reference(checkpoint, arguments)
+        _free(arguments.device)
+        for name in arguments.compare.split(","):
+            work = partial(compare, checkpoint, VARIANTS[name], reference, arguments)
+            _attempt(compared, name, work)
+            _write(arguments.out, report)
     if arguments.whole:
         _attempt(report, "whole", lambda: whole(checkpoint, arguments))
     _write(arguments.out, report)
@@ -155,29 +154,30 @@ def measure(
     }
 
 
+def _reference(checkpoint: Checkpoint, arguments: argparse.Namespace) -> Latents:
+    """What plain float32 samples from the noise of a run in ``--dtype``."""
+    dtype, device = DTYPES[arguments.dtype], arguments.device
+    plain = Run(checkpoint, VARIANTS["eager"], device, torch.float32, arguments.guidance)
+    noise = plain.draw_noise(dtype)
+    # The same times in both: rounding them to float16 is the method's, not an error of the step.
+    return plain.sample(arguments.compare_steps, noise, times_as=dtype)
+
+
 def compare(
-    checkpoint: Checkpoint, variant: Variant, arguments: argparse.Namespace
+    checkpoint: Checkpoint, variant: Variant, wanted: Latents, arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    """Latents and final views of ``variant`` against plain float32 on the same noise."""
+    """Latents and final views of ``variant`` against those of the reference."""
     from deployments.stage1.picture_vae import PictureVae
 
     dtype, device = DTYPES[arguments.dtype], arguments.device
-    steps = arguments.compare_steps
     fast = Run(checkpoint, variant, device, dtype, arguments.guidance)
-    noise = fast.noise
-    found = fast.sample(steps, noise)
+    found = fast.sample(arguments.compare_steps, fast.noise)
     del fast
-    _free(device)
-    plain = Run(checkpoint, VARIANTS["eager"], device, torch.float32, arguments.guidance)
-    # The same times in both: rounding them to float16 is the method's, not an error of the step.
-    wanted = plain.sample(steps, noise, times_as=dtype)
-    del plain
     _free(device)
     vae = PictureVae.from_checkpoint(checkpoint, device=device, dtype=torch.float32)
     with torch.inference_mode():
         views = [vae.decode(latents.pictures).cpu() for latents in (found, wanted)]
     return {
-        "steps": steps,
         "views_psnr_db": round(_psnr(*views, 1.0), 2),
         "each_view_psnr_db": [round(_psnr(a, b, 1.0), 2) for a, b in zip(*views, strict=True)],
         "picture_latents_psnr_db": _latent_psnr(found.pictures, wanted.pictures),
@@ -188,7 +188,6 @@ def compare(
 def whole(checkpoint: Checkpoint, arguments: argparse.Namespace) -> dict[str, Any]:
     """Load time, then the pipeline from a prepared picture to views and voxels, twice."""
     use_kernels(True)
-    dense._CUDNN_WORTH_IT = CUDNN_KEYS
     start = time.perf_counter()
     pipeline = Stage1Pipeline.from_checkpoint(
         checkpoint, device=arguments.device, dtype=DTYPES[arguments.dtype]
@@ -231,13 +230,13 @@ class Run:
         torch._dynamo.reset()
         use_kernels(variant.kernels)
         self.config = JointModelConfig.from_dict(checkpoint.config(Component.JOINT_MODEL))
-        dense._CUDNN_WORTH_IT = CUDNN_KEYS if variant.cudnn_keys is None else variant.cudnn_keys
+        if variant.fp8:
+            require_float8(device)
         model = checkpoint.load(
             Component.JOINT_MODEL, lambda: JointModel(self.config), device=device, dtype=dtype
         ).prepare_for_inference()
-        for module in model.modules():
-            if isinstance(module, Upsample) and not variant.fuse_upsampling:
-                module._transposed = None
+        if variant.fp8:
+            use_float8(model)
         self.stepper = Stepper(
             model,
             compile=variant.compile,
@@ -259,11 +258,16 @@ class Run:
             drawn(pictures, 4, c.sample_size, c.sample_size),
             drawn(1, 5 + (checkpoint.method.condition_size // 14) ** 2, c.cond_channels),
         )
-        self.noise = initial_noise(
+        self.noise = self.draw_noise(dtype)
+
+    def draw_noise(self, dtype: torch.dtype) -> Latents:
+        """The noise of a run in that precision."""
+        c, pictures = self.config, 2 * self.config.num_views
+        return initial_noise(
             43,
             (pictures, c.out_channels, c.sample_size, c.sample_size),
             (1, c.trellis_in_channels, *[c.resolution] * 3),
-            device=device,
+            device=self.device,
             dtype=dtype,
             unused=(pictures, c.projection_class_embeddings_input_dim // 2),
         )
@@ -321,7 +325,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--variants", default="graph", help=f"of {', '.join(VARIANTS)}; all, none")
     parser.add_argument("--steps", type=int, default=10, help="timed steps")
     parser.add_argument("--guidance", type=float, default=3.0)
-    parser.add_argument("--compare-eager-fp32", action="store_true")
+    parser.add_argument("--compare", default="", help="variants to hold against plain float32")
     parser.add_argument("--compare-steps", type=int, default=50)
     parser.add_argument("--memory-cap-gb", type=float, default=None, help="of this process")
     parser.add_argument(

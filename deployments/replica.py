@@ -31,6 +31,7 @@ class Weights:
     device: str = "auto"  # auto, cpu, cuda, cuda:N
     dtype: str = "auto"  # auto, float32, float16, bfloat16
     attention: str = "auto"  # auto, sdpa, xformers, flash-attn
+    fp8: bool = False  # large linear layers of Stage 1
 
 
 @dataclass(frozen=True)

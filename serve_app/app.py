@@ -14,6 +14,7 @@ YAML.
 # No ``from __future__ import annotations`` here: Serve looks at the annotation itself to see which
 # model a builder wants, and hands over a plain dict where it finds a text.
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -92,7 +93,10 @@ def _front(
 def bind_stage1(args: Stage1Args, deployment: Deployment) -> Application:
     """``Stage1``, or a deployment that takes the same arguments, with these."""
     return deployment.bind(
-        _weights(args), _watch(args), compile_model=args.compile, open_sink=_sink(args)
+        replace(_weights(args), fp8=args.fp8),
+        _watch(args),
+        compile_model=args.compile,
+        open_sink=_sink(args),
     )
 
 

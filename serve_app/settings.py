@@ -252,6 +252,11 @@ class Stage1Args(WorkerArgs):
     """Application ``stage1``."""
 
     compile: bool = Field(False, description="compile the joint model: slow start, faster steps")
+    fp8: bool = Field(
+        False,
+        description="large linear layers in FP8: faster steps, less exact views; needs a card of "
+        "compute capability 8.9 or later",
+    )
 
 
 class Stage2Args(ModeArgs, WorkerArgs):

@@ -17,7 +17,6 @@ from training.people import rasterize
 
 TOLERANCE = 0.05  # of the largest gradient, in bfloat16
 LENGTHS = (5, 130, 64, 1, 300)
-NEVER = 1 << 40
 
 
 def check_kernels(device: torch.device) -> None:
@@ -30,7 +29,7 @@ def check_kernels(device: torch.device) -> None:
         rasterize.triton = None
     if not _agrees(_dense_gradient, device):
         print("cuDNN attention can not be trained through here: not used", flush=True)
-        dense._CUDNN_WORTH_IT = NEVER
+        dense.prefer_cudnn(False)
     if not _agrees(_packed_gradient, device):
         print("packed attention can not be trained through here: padded instead", flush=True)
         varlen._torch_has_varlen = lambda: False

@@ -72,6 +72,27 @@ def add_bias(h: Tensor, bias: Tensor, x: Tensor) -> Tensor:
     return h + bias[:, None, None] + x
 
 
+def convolve(layer: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
+    """The convolution with its bias: pictures or volumes (N, C, ...)."""
+    if not _fused(x) or layer.bias is None:
+        y: Tensor = layer(x)
+        return y
+    # cuDNN gives no bias: torch adds it in a pass of its own that is far from the memory's speed.
+    run = F.conv2d if isinstance(layer, nn.Conv2d) else F.conv3d
+    return bias_in_place(run(x, layer.weight, None, layer.stride, layer.padding), layer.bias)
+
+
+def bias_in_place(x: Tensor, bias: Tensor) -> Tensor:
+    """x + bias: pictures or volumes (N, C, ...), bias (C,). May return ``x`` itself, changed."""
+    channels_last = x.movedim(1, -1)
+    if _fused(x) and channels_last.is_contiguous():
+        from deployments.layers import pointwise_triton as kernels
+
+        kernels.bias_in_place(channels_last, bias)
+        return x
+    return x + bias.view(-1, *[1] * (x.ndim - 2))
+
+
 def add_gated(x: Tensor, h: Tensor, gate: Tensor) -> Tensor:
     """x + gate h: tokens (..., C), gate broadcasts against them."""
     if _fused(x, gate):
@@ -123,6 +144,16 @@ def add_norm(
         return kernels.add_norm(x, h, norm.weight, norm.bias, norm.eps, gate=gate)
     x = x + h if gate is None else torch.addcmul(x, gate, h)
     return x, norm(x)
+
+
+def layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
+    """The norm alone, with or without gains: tokens (..., C)."""
+    if _fused(x, norm.weight) and norm.weight is not None:
+        from deployments.layers import pointwise_triton as kernels
+
+        return kernels.add_norm(x, None, norm.weight, norm.bias, norm.eps)[1]
+    y: Tensor = norm(x)
+    return y
 
 
 def norm_modulated(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:

@@ -58,7 +58,6 @@ def _channel_moments(
     channels,
     joint,
     first,
-    TURNS: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -71,23 +70,19 @@ def _channel_moments(
     chunks = tl.num_programs(1)
     column = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
     known = column < channels
-    start = chunk * (TURNS * ROWS)
+    start = chunk * ROWS
+    row = tl.arange(0, ROWS)
     base = x + (picture * pixels + start) * channels + column
+    inside = (start + row < pixels)[:, None] & known[None, :]
+    # The whole chunk is asked for at once: a loop over parts of it would wait for each.
+    values = tl.load(base[None, :] + row[:, None] * channels, mask=inside, other=0.0)
     pivot = tl.load(base, mask=known, other=0.0).to(tl.float32)
-    total = tl.zeros([ROWS, BLOCK], tl.float32)
-    square = tl.zeros([ROWS, BLOCK], tl.float32)
-    for turn in range(TURNS):
-        row = turn * ROWS + tl.arange(0, ROWS)
-        inside = (start + row < pixels)[:, None] & known[None, :]
-        values = tl.load(base[None, :] + row[:, None] * channels, mask=inside, other=0.0)
-        apart = tl.where(inside, values.to(tl.float32) - pivot[None, :], 0.0)
-        total += apart
-        square += apart * apart
-    count = tl.minimum(TURNS * ROWS, pixels - start).to(tl.float32)
-    moved = tl.sum(total, 0)
+    apart = tl.where(inside, values.to(tl.float32) - pivot[None, :], 0.0)
+    count = tl.minimum(ROWS, pixels - start).to(tl.float32)
+    moved = tl.sum(apart, 0)
     out = (picture * chunks + chunk) * joint + first + column
     tl.store(means + out, pivot + moved / count, mask=known)
-    tl.store(squares + out, tl.sum(square, 0) - moved * moved / count, mask=known)
+    tl.store(squares + out, tl.sum(apart * apart, 0) - moved * moved / count, mask=known)
 
 
 @triton.jit
@@ -102,6 +97,7 @@ def _group_factors(
     pixels,
     channels,
     chunks,
+    step,
     eps,
     ROWS: tl.constexpr,
     SHIFTED: tl.constexpr,
@@ -121,7 +117,7 @@ def _group_factors(
     square = tl.load(squares + place, mask=inside, other=0.0)
     moved = tl.zeros([BLOCK], tl.float32)
     if SHIFTED:
-        moved = tl.load(shift + picture * channels + column, mask=lane < width, other=0.0)
+        moved = tl.load(shift + picture * step + column, mask=lane < width, other=0.0)
         moved = moved.to(tl.float32)
         mean += moved[None, :]
     count = tl.where(inside, tl.minimum(ROWS, pixels - chunk * ROWS)[:, None], 0).to(tl.float32)
@@ -176,14 +172,17 @@ def group_norm(
     *,
     silu: bool,
 ) -> Tensor:
-    """See ``pointwise.group_norm``; one tensor or two that stand side by side, channels last."""
+    """See ``pointwise.group_norm``; one tensor or two that stand side by side, channels last.
+
+    Rows of ``shift`` may lie anywhere, also all in one place; channels of a row lie side by side.
+    """
     layout = torch.channels_last if parts[0].ndim == 4 else torch.channels_last_3d
     parts = [part.contiguous(memory_format=layout) for part in parts]
     pictures, _, *space = parts[0].shape
     pixels, joint = math.prod(space), sum(part.shape[1] for part in parts)
     firsts = [0, parts[0].shape[1]][: len(parts)]
-    block, rows, turns = 64, 32, 8
-    chunks = triton.cdiv(pixels, rows * turns)
+    block, rows = 64, 256
+    chunks = triton.cdiv(pixels, rows)
     means = parts[0].new_empty(pictures, chunks, joint, dtype=torch.float32)
     squares = torch.empty_like(means)
     for part, first in zip(parts, firsts, strict=True):
@@ -196,9 +195,9 @@ def group_norm(
             channels,
             joint,
             first,
-            TURNS=turns,
             ROWS=rows,
             BLOCK=block,
+            num_warps=8,
         )
     factor = means.new_empty(pictures, joint)
     offset = torch.empty_like(factor)
@@ -207,14 +206,15 @@ def group_norm(
         squares,
         weight,
         bias,
-        factor if shift is None else shift.contiguous(),
+        factor if shift is None else shift,
         factor,
         offset,
         pixels,
         joint,
         chunks,
+        0 if shift is None else shift.stride(0),
         eps,
-        ROWS=rows * turns,
+        ROWS=rows,
         SHIFTED=shift is not None,
         CHUNKS=triton.next_power_of_2(chunks),
         BLOCK=triton.next_power_of_2(joint // groups),
@@ -249,11 +249,12 @@ def _add_scaled(
     out,
     rows,
     channels,
+    ADD: tl.constexpr,
     GATED: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """x + h + vector, or x + vector h."""
+    """x + h + vector, x + vector h, or without ADD h + vector."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     known = column < channels
@@ -265,27 +266,45 @@ def _add_scaled(
         y = y * v[None, :]
     else:
         y += v[None, :]
-    y += tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
+    if ADD:
+        y += tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + place, y, mask=inside)
 
 
 def add_bias(h: Tensor, bias: Tensor, x: Tensor) -> Tensor:
     """See ``pointwise.add_bias``."""
     h, x = (t.contiguous(memory_format=torch.channels_last) for t in (h, x))
-    return _add(h, bias, x, channels=x.shape[1], gated=False)
+    return _add(h, bias, x, torch.empty_like(x), channels=x.shape[1], gated=False)
+
+
+def bias_in_place(x: Tensor, bias: Tensor) -> None:
+    """See ``pointwise.bias_in_place``; ``x`` is (..., C) contiguous."""
+    _add(x, bias, None, x, channels=x.shape[-1], gated=False)
 
 
 def add_gated(x: Tensor, h: Tensor, gate: Tensor) -> Tensor:
     """See ``pointwise.add_gated``."""
-    return _add(h.contiguous(), gate, x.contiguous(), channels=x.shape[-1], gated=True)
-
-
-def _add(h: Tensor, vector: Tensor, x: Tensor, *, channels: int, gated: bool) -> Tensor:
-    block, rows = 64, x.numel() // channels
+    x = x.contiguous()
     out = torch.empty_like(x)
+    return _add(h.contiguous(), gate, x, out, channels=x.shape[-1], gated=True)
+
+
+def _add(
+    h: Tensor, vector: Tensor, x: Tensor | None, out: Tensor, *, channels: int, gated: bool
+) -> Tensor:
+    block, rows = 64, h.numel() // channels
     grid = (triton.cdiv(rows, _TILE // block), triton.cdiv(channels, block))
     _add_scaled[grid](
-        h, vector, x, out, rows, channels, GATED=gated, ROWS=_TILE // block, BLOCK=block
+        h,
+        vector,
+        h if x is None else x,
+        out,
+        rows,
+        channels,
+        ADD=x is not None,
+        GATED=gated,
+        ROWS=_TILE // block,
+        BLOCK=block,
     )
     return out
 
@@ -294,18 +313,18 @@ def _add(h: Tensor, vector: Tensor, x: Tensor, *, channels: int, gated: bool) ->
 def _head_rms_norm(
     x, gamma, out, rows, heads, dim, stride, ROWS: tl.constexpr, BLOCK: tl.constexpr
 ):
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, BLOCK)
     inside = (row < rows)[:, None] & (column < dim)[None, :]
-    token = row // heads
+    token = row // heads  # on 32 bits: a division on 64 is a hundred instructions
     head = row % heads
-    source = (token * stride + head * dim)[:, None] + column[None, :]
+    source = (token.to(tl.int64) * stride + head * dim)[:, None] + column[None, :]
     v = tl.load(x + source, mask=inside, other=0.0).to(tl.float32)
     length = tl.maximum(tl.sqrt(tl.sum(v * v, 1)), 1e-12)
     known = (column < dim)[None, :]
     g = tl.load(gamma + (head * dim)[:, None] + column[None, :], mask=known, other=0.0)
     v = v / length[:, None] * g.to(tl.float32) * tl.sqrt(dim.to(tl.float32))
-    tl.store(out + row[:, None] * dim + column[None, :], v, mask=inside)
+    tl.store(out + row.to(tl.int64)[:, None] * dim + column[None, :], v, mask=inside)
 
 
 def head_rms_norm(x: Tensor, gamma: Tensor) -> Tensor:
@@ -360,7 +379,8 @@ def _add_norm(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    n = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    # Numbers of tokens are on 32 bits: where they are divided, 64 cost more than all the rest.
+    n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, BLOCK)
     known = column < channels
     wanted = n < tokens
@@ -369,7 +389,7 @@ def _add_norm(
         target = _rowwise_place(n, size, views)
         wanted = (target >= 0) & (n < tokens)
     inside = wanted[:, None] & known[None, :]
-    place = n[:, None] * channels + column[None, :]
+    place = n.to(tl.int64)[:, None] * channels + column[None, :]
     v = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
     if SHIFTED:
         v += tl.load(shift + column, mask=known, other=0.0).to(tl.float32)[None, :]
@@ -383,7 +403,7 @@ def _add_norm(
             source = n - first
             there = (source >= 0) & wanted
         r = tl.load(
-            h + source[:, None] * channels + column[None, :],
+            h + source.to(tl.int64)[:, None] * channels + column[None, :],
             mask=there[:, None] & known[None, :],
             other=0.0,
         ).to(tl.float32)
@@ -405,7 +425,7 @@ def _add_norm(
     if MODULATED:
         w += 1.0  # the scale of a modulation counts from one
     v = v * w[None, :] + b[None, :]
-    tl.store(out + target[:, None] * channels + column[None, :], v, mask=inside)
+    tl.store(out + target.to(tl.int64)[:, None] * channels + column[None, :], v, mask=inside)
 
 
 def add_norm(

@@ -83,6 +83,7 @@ class Stage1:
             dtype=choose_dtype(weights.dtype),
             attention=weights.attention,
             compile=compile_model,
+            fp8=weights.fp8,
         )
         return Loaded(
             pipeline,

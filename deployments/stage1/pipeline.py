@@ -24,11 +24,13 @@ from deployments.contracts import (
 )
 from deployments.errors import GenerationError
 from deployments.layers.attention import choose_backend
+from deployments.layers.float8 import require_float8
 from deployments.layers.flow_schedule import flow_schedule
 from deployments.stage1.acceleration import Stepper
 from deployments.stage1.conditioning import Stage1Encoders
 from deployments.stage1.models.config import JointModelConfig
 from deployments.stage1.models.joint_model import JointModel
+from deployments.stage1.models.quantised import use_float8
 from deployments.stage1.models.structure_decoder import (
     StructureDecoder,
     StructureDecoderConfig,
@@ -70,22 +72,28 @@ class Stage1Pipeline:
         dtype: torch.dtype | None = None,
         attention: str = "auto",
         compile: bool = False,
+        fp8: bool = False,
     ) -> Stage1Pipeline:
         """Load everything once.
 
         ``dtype`` None means float16 on a GPU and float32 on a CPU. ``compile`` trades minutes at
-        the start for faster steps on a GPU.
+        the start for faster steps on a GPU, ``fp8`` exactness for them. Raises ``BackendError``
+        for what this device can not do.
         """
         choose_backend(attention, device)
+        if fp8:
+            require_float8(device)
         dtype = dtype or (torch.float16 if device.startswith("cuda") else torch.float32)
         joint = JointModelConfig.from_dict(checkpoint.config(Component.JOINT_MODEL))
         decoder = StructureDecoderConfig.from_dict(checkpoint.config(Component.STRUCTURE_DECODER))
         model = checkpoint.load(
             Component.JOINT_MODEL, lambda: JointModel(joint), device=device, dtype=dtype
-        )
+        ).prepare_for_inference()
+        if fp8:
+            use_float8(model)
         pipeline = cls(
             Stage1Encoders.from_checkpoint(checkpoint, device=device, dtype=dtype),
-            Stepper(model.prepare_for_inference(), compile=compile),
+            Stepper(model, compile=compile),
             # Its sign decides which voxels exist: float32, and still a few milliseconds.
             checkpoint.load(
                 Component.STRUCTURE_DECODER,

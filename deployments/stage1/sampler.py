@@ -113,7 +113,7 @@ def sample(
         guided = Latents(guide(of_pictures, guidance), guide(of_structure, guidance)[None])
         latents = euler(latents, guided, time - following)
         _require_finite(latents, index + 1, steps, seed)
-        progress(Progress(STAGE, index + 1, steps, "sampling views and structure"))
+        progress(Progress(STAGE, index + 1, steps, "sampling views and structure", sampling=True))
     return latents
 
 

@@ -9,14 +9,20 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from deployments.layers.attention.backend import Backend, current_backend
 
-# In this order SDPA prefers cuDNN's kernel, which is the fastest for long sequences on Hopper.
+# In this order SDPA prefers cuDNN's kernel, which is the fastest on Hopper for any length.
 _SDPA_ORDER = [
     SDPBackend.CUDNN_ATTENTION,
     SDPBackend.FLASH_ATTENTION,
     SDPBackend.EFFICIENT_ATTENTION,
     SDPBackend.MATH,
 ]
-_CUDNN_WORTH_IT = 1024  # keys; with fewer the default choice starts faster
+_prefers_cudnn = True
+
+
+def prefer_cudnn(wanted: bool) -> None:
+    """Choose for the process whether SDPA tries cuDNN's kernel first (training may not)."""
+    global _prefers_cudnn
+    _prefers_cudnn = wanted
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -40,7 +46,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, H, T, D) as strided views
-    if q.is_cuda and k.shape[2] >= _CUDNN_WORTH_IT:
+    if q.is_cuda and _prefers_cudnn:
         with sdpa_kernel(_SDPA_ORDER, set_priority=True):
             return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)

@@ -5,6 +5,9 @@ Keys of the state dict are the official ones (``to_q``, ``to_k``, ``to_v``, ``to
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -69,7 +72,8 @@ class SelfAttention(Projections):
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__(channels, channels, heads, channels // heads)
-        self._qkv: Tensor | None = None
+        self.joint: Tensor | None = None  # (3 H D, C), the three weights once they are fused
+        self.project_qkv: Callable[[Tensor], Tensor] | None = None
 
     def fuse(self) -> None:
         """Lay the three weights one behind the other in memory and use them as one product.
@@ -78,15 +82,16 @@ class SelfAttention(Projections):
         twice. The module must stay on its device and in its dtype afterwards.
         """
         layers = (self.to_q, self.to_k, self.to_v)
-        self._qkv = torch.cat([layer.weight.detach() for layer in layers])
-        for layer, part in zip(layers, self._qkv.chunk(3), strict=True):
+        self.joint = torch.cat([layer.weight.detach() for layer in layers])
+        self.project_qkv = partial(F.linear, weight=self.joint)
+        for layer, part in zip(layers, self.joint.chunk(3), strict=True):
             layer.weight = nn.Parameter(part, requires_grad=False)
 
     def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(..., C) -> q, k, v, each (..., H, D)."""
-        if self._qkv is None:
+        if self.project_qkv is None:
             return self.split(self.to_q(x)), self.split(self.to_k(x)), self.split(self.to_v(x))
-        q, k, v = F.linear(x, self._qkv).unflatten(-1, (3, self.heads, -1)).unbind(-3)
+        q, k, v = self.project_qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(-3)
         return q, k, v
 
     def mix(self, x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from deployments.layers.embeddings import TimestepEmbedder, grid_position_table, sinusoid
 from deployments.layers.modulated_block import ModulatedBlock
-from deployments.layers.pointwise import group_norm
+from deployments.layers.pointwise import convolve, group_norm
 from deployments.layers.voxels import patchify, pixel_shuffle_3d
 from deployments.stage1.models.attention import SelfAttention
 from deployments.stage1.models.beside import Beside
@@ -199,7 +199,7 @@ class JointModel(nn.Module):
             return beside.start(lambda s: self._run_flow(s, prepared, modulation, start, stop), s)
 
         ahead = flow(self._flow_in(structure, prepared.branches), 0, before_middle)
-        x = self.conv_in(pictures)
+        x = convolve(self.conv_in, pictures)
         skips = [x]
         for down in self.down_blocks:
             x, made = down(x, conditions)
@@ -223,7 +223,7 @@ class JointModel(nn.Module):
                 ahead = flow(s, after_middle, len(self.blocks))
             x = up(x, skips, conditions)
 
-        v = self.conv_out(group_norm(x, self.conv_norm_out))
+        v = convolve(self.conv_out, group_norm(x, self.conv_norm_out))
         beside.join()
         return self._branches(v, prepared), self._flow_out(ahead)
 

@@ -14,6 +14,7 @@ from deployments.layers.pointwise import (
     add_product,
     add_rowwise_norm,
     geglu,
+    layer_norm,
     norm_shifted,
     norm_to_rowwise,
 )
@@ -41,7 +42,9 @@ class JointDomainAttention(SelfAttention):
         That layer works on every token by itself, so blending before it is blending after it.
         """
         sequences = x.unflatten(0, (-1, DOMAINS)).flatten(1, 2)  # (G V, 2 S^2, C)
-        return self._blend_face(super().mix(sequences).view(x.shape))
+        out = super().mix(sequences).view(x.shape)
+        # Attention's backward pass reads its output: that must stay as it was then.
+        return self._blend_face(out.clone() if out.requires_grad else out)
 
     def _blend_face(self, out: Tensor) -> Tensor:
         """Replace the head of view 0 by the mean of itself and of view 4 at a third of its size.
@@ -130,7 +133,7 @@ class MultiviewBlock(nn.Module):
         Products are added to the tokens where they are stored, without their bias. It joins the
         pass that reads the tokens next.
         """
-        x = add_product(x, self.attn1.mix(self.norm1(x)), self.attn1.out.weight)
+        x = add_product(x, self.attn1.mix(layer_norm(x, self.norm1)), self.attn1.out.weight)
         bias = self.attn1.out.bias
         h = self.attn_mv(norm_to_rowwise(x, self.norm_mv, bias, self.views))
         x, h = add_rowwise_norm(x, h, self.norm2, bias, self.views)

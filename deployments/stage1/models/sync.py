@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deployments.layers.pointwise import group_norm
+from deployments.layers.pointwise import convolve, group_norm, layer_norm
 from deployments.stage1.models.attention import CrossAttention
 from deployments.stage1.models.cell_means import cell_means
 from deployments.stage1.models.correspondence import BODY_VIEWS, picks_of_pixels, picks_of_voxels
@@ -36,7 +36,7 @@ class _Resample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, S, S[, S]) -> (B, grid^2 or grid^3, C)."""
         norm, convolution = self.conv
-        h = F.gelu(convolution(group_norm(x, norm, silu=False)))  # type: ignore[arg-type]
+        h = F.gelu(convolve(convolution, group_norm(x, norm, silu=False)))  # type: ignore[arg-type]
         return cell_means(h.movedim(1, -1), self.grid)
 
 
@@ -71,9 +71,9 @@ class StructureSync(nn.Module):
         features = self.picture_features(normals.flatten(0, 1)).unflatten(0, (-1, BODY_VIEWS))
         seen = picks_of_voxels(self.imagedownsample.grid, pictures.device)
         s = self.input_layer_stucture(structure)
-        h = self.normStructure1(s)
+        h = layer_norm(s, self.normStructure1)
         s = s + self.cross_attn_MV_to_Structure.read(h, features.flatten(1, 2), seen)
-        s = s + self.ffn_stucture(self.normStructure2(s))
+        s = s + self.ffn_stucture(layer_norm(s, self.normStructure2))
         return structure + self.output_layer_stucture(s)
 
 

@@ -12,7 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deployments.layers.pointwise import add_bias, add_product, group_norm
+from deployments.layers.pointwise import (
+    add_bias,
+    add_product,
+    bias_in_place,
+    convolve,
+    group_norm,
+)
 from deployments.stage1.models.multiview_block import MultiviewBlock, TextKeys
 
 
@@ -39,12 +45,24 @@ class ResnetBlock(nn.Module):
         """
         return self.time_emb_proj(F.silu(embedding)) + self.conv1.bias
 
-    def forward(self, x: Tensor, time_shift: Tensor, skip: Tensor | None = None) -> Tensor:
-        """(rows, C_in, S, S), (rows, C) -> (rows, C, S, S); ``skip`` holds the last of C_in."""
+    def forward(
+        self,
+        x: Tensor,
+        time_shift: Tensor,
+        skip: Tensor | None = None,
+        *,
+        more_bias: Tensor | None = None,
+    ) -> Tensor:
+        """(rows, C_in, S, S), (rows, C) -> (rows, C, S, S); ``skip`` holds the last of C_in.
+
+        ``more_bias`` (C,) is added to the output.
+        """
         # Both biases join passes that run anyway: the first is part of ``time_shift``.
         h = _convolve(self.conv1, group_norm(x, self.norm1, skip=skip))
         h = _convolve(self.conv2, group_norm(h, self.norm2, time_shift))
         bias: Tensor = self.conv2.bias  # type: ignore[assignment]
+        if more_bias is not None:
+            bias = bias + more_bias
         return add_bias(h, bias, self._shortcut(x, skip))
 
     def _shortcut(self, x: Tensor, skip: Tensor | None) -> Tensor:
@@ -79,13 +97,23 @@ class MultiviewTransformer(nn.Module):
         """The one transformer block."""
         return self.transformer_blocks[0]  # type: ignore[return-value]
 
-    def forward(self, x: Tensor, text: TextKeys) -> Tensor:
-        """(rows, C, S, S) -> (rows, C, S, S)."""
-        tokens = self.proj_in(_to_tokens(group_norm(x, self.norm, silu=False)))
+    def forward(self, x: Tensor, text: TextKeys, *, biased: bool = False) -> Tensor:
+        """(rows, C, S, S) -> (rows, C, S, S).
+
+        ``biased``: ``last_bias`` was added to the pictures already, which may be changed.
+        """
+        bias = self.last_bias()
+        if not biased:
+            x = x + bias[:, None, None]
+        shift = (-bias).expand(x.shape[0], -1)
+        tokens = self.proj_in(_to_tokens(group_norm(x, self.norm, shift, silu=False)))
         tokens = self.block.without_last_bias(tokens, text)
-        bias = self.proj_out(self.block.last_bias())
-        tokens = _to_tokens(x) + F.linear(tokens, self.proj_out.weight, bias)
+        tokens = add_product(_to_tokens(x), tokens, self.proj_out.weight)
         return _to_pictures(tokens, x.shape[-1])
+
+    def last_bias(self) -> Tensor:
+        """What every pixel gets whatever the input is, (C,)."""
+        return self.proj_out(self.block.last_bias())
 
 
 class Downsample(nn.Module):
@@ -97,7 +125,7 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(rows, C, S, S) -> (rows, C, S/2, S/2)."""
-        return self.conv(x)
+        return convolve(self.conv, x)
 
 
 class Upsample(nn.Module):
@@ -125,7 +153,9 @@ class Upsample(nn.Module):
         """(rows, C, S, S) -> (rows, C, 2 S, 2 S)."""
         if self._transposed is None:
             return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-        return F.conv_transpose2d(x, self._transposed, self.conv.bias, stride=2, padding=1)
+        y = F.conv_transpose2d(x, self._transposed, None, stride=2, padding=1)
+        bias: Tensor = self.conv.bias  # type: ignore[assignment]
+        return bias_in_place(y, bias)
 
 
 class Conditions:
@@ -166,9 +196,10 @@ class DownBlock(nn.Module):
         """Returns the output and every skip tensor, of which the output is the last."""
         skips = []
         for index, resnet in enumerate(self.resnets):
-            x = resnet(x, conditions.time_shift())
             if self.has_attention:
-                x = self.attentions[index](x, conditions.text())
+                x = _followed(resnet, self.attentions[index], x, conditions)
+            else:
+                x = resnet(x, conditions.time_shift())
             skips.append(x)
         if self.has_downsampler:
             x = self.downsamplers[0](x)
@@ -186,8 +217,7 @@ class MidBlock(nn.Module):
 
     def forward(self, x: Tensor, conditions: Conditions) -> Tensor:
         """(rows, C, S, S) -> (rows, C, S, S)."""
-        x = self.resnets[0](x, conditions.time_shift())
-        x = self.attentions[0](x, conditions.text())
+        x = _followed(self.resnets[0], self.attentions[0], x, conditions)
         return self.resnets[1](x, conditions.time_shift())
 
 
@@ -212,10 +242,29 @@ class UpBlock(nn.Module):
     def forward(self, x: Tensor, skips: list[Tensor], conditions: Conditions) -> Tensor:
         """``skips`` is used up from its end."""
         for index, resnet in enumerate(self.resnets):
-            x = resnet(x, conditions.time_shift(), skips.pop())
             if self.has_attention:
-                x = self.attentions[index](x, conditions.text())
+                x = _followed(resnet, self.attentions[index], x, conditions, skips.pop())
+            else:
+                x = resnet(x, conditions.time_shift(), skips.pop())
         return self.upsamplers[0](x) if self.has_upsampler else x
+
+
+def _followed(
+    resnet: nn.Module,
+    transformer: nn.Module,
+    x: Tensor,
+    conditions: Conditions,
+    skip: Tensor | None = None,
+) -> Tensor:
+    """A residual block and the transformer behind it.
+
+    The transformer's last bias joins the pass that ends the residual block, so that its last
+    product can be added to the pictures where they lie; the group norm in between takes it off.
+    """
+    assert isinstance(transformer, MultiviewTransformer)
+    x = resnet(x, conditions.time_shift(), skip, more_bias=transformer.last_bias())
+    y: Tensor = transformer(x, conditions.text(), biased=True)
+    return y
 
 
 def _convolve(layer: nn.Conv2d, x: Tensor) -> Tensor:

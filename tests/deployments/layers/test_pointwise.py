@@ -37,12 +37,20 @@ def steps(device: str, dtype: torch.dtype) -> dict[str, Callable[[], Any]]:
     wide = nn.GroupNorm(32, CHANNELS + 64).to(device, dtype)
     linear = nn.Linear(CHANNELS, 48).to(device, dtype)
     narrow = drawn(rows, SIZE**2, 48)
+    convolution = nn.Conv2d(4, CHANNELS, 3, padding=1, stride=2).to(device, dtype)
+    narrow_pictures = drawn(rows, 4, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
     items, fewer = drawn(3, 7, CHANNELS), drawn(1, 7, CHANNELS)
     return {
         "group_norm": lambda: pointwise.group_norm(pictures, group, shift),
         "group_norm_only": lambda: pointwise.group_norm(pictures, group, silu=False),
         "group_norm_of_volume": lambda: pointwise.group_norm(volume, group),
         "group_norm_with_skip": lambda: pointwise.group_norm(pictures, wide, skip=skip),
+        "group_norm_one_shift": lambda: pointwise.group_norm(
+            pictures, group, vector.expand(rows, -1)
+        ),
+        "convolve": lambda: pointwise.convolve(convolution, narrow_pictures),
+        "bias_in_place": lambda: pointwise.bias_in_place(pictures.clone(), vector),
+        "layer_norm": lambda: pointwise.layer_norm(tokens, layer),
         "add_bias": lambda: pointwise.add_bias(pictures, vector, pictures),
         "add_gated": lambda: pointwise.add_gated(tokens, more, vector),
         "add_product": lambda: pointwise.add_product(narrow.clone(), more, linear.weight),
