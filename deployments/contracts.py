@@ -137,6 +137,7 @@ class Progress:
     step: int  # steps finished, 0..steps
     steps: int
     message: str
+    sampling: bool = False  # a sampling step is done, and no other part
 
 
 ProgressCallback = Callable[[Progress], None]

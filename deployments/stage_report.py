@@ -20,7 +20,7 @@ class RunEnd:
     """One run of a stage that has ended, however it did.
 
     ``outcome`` is completed, cancelled or failed; ``code`` is that of the failure. ``began`` is in
-    seconds since the epoch.
+    seconds since the epoch, ``steps`` are those of the sampling.
     """
 
     order: WorkOrder

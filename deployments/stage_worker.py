@@ -179,15 +179,15 @@ class StageWorker:
         run = f"{order.job}/{order.fence}"
         began, wall = time.monotonic(), time.time()
         self._last_sign[run] = began
-        reached = 0
+        sampled = 0
 
         def progress(value: Progress) -> None:
-            nonlocal reached
+            nonlocal sampled
             now = time.monotonic()
-            if value.step > reached:  # parts before and after the sampling say no new step
+            if value.sampling:
+                sampled += 1
                 self._step_seconds = seconds = now - self._last_sign.get(run, now)
                 loop.call_soon_threadsafe(self._sink.stepped, self.facts.stage, seconds)
-            reached = value.step
             self._last_sign[run] = now
             loop.call_soon_threadsafe(items.put_nowait, Step(value))
 
@@ -207,7 +207,7 @@ class StageWorker:
             if not thread.cancelled():
                 self._note_damage(thread.exception())
             self._last_sign.pop(run, None)
-            self._tell_end(thread, order, wall, time.monotonic() - began, reached)
+            self._tell_end(thread, order, wall, time.monotonic() - began, sampled)
 
     def _outcome(
         self, thread: asyncio.Future[Any], order: WorkOrder, seconds: float

@@ -82,7 +82,7 @@ class PacedPipeline:
                     raise Cancelled
                 left = began + self.pace.seconds * (step + 1) / STEPS - time.monotonic()
                 time.sleep(max(left, 0.0))
-                progress(Progress(self.stage, step + 1, STEPS, "holding the slot"))
+                progress(Progress(self.stage, step + 1, STEPS, "holding the slot", sampling=True))
 
     @contextmanager
     def _noted(self, seed: int) -> Iterator[None]:

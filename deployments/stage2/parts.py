@@ -45,16 +45,19 @@ class Parts:
             self.peak_bytes[name] = torch.cuda.max_memory_allocated(self._device)
         self.seconds[name] = time.perf_counter() - start
         if self._done == before:
-            self.step(message)
+            self._count(message)
 
     def step(self, message: str) -> None:
-        """Count and report a finished step; raises ``Cancelled`` instead of going on."""
+        """Count and report a sampling step; raises ``Cancelled`` instead of going on."""
+        self._count(message, sampling=True)
+
+    def _count(self, message: str, sampling: bool = False) -> None:
         self._done += 1
-        self._report(message)
+        self._report(message, sampling)
         self._check()
 
-    def _report(self, message: str) -> None:
-        self._progress(Progress(STAGE, self._done, self._steps, message))
+    def _report(self, message: str, sampling: bool = False) -> None:
+        self._progress(Progress(STAGE, self._done, self._steps, message, sampling))
 
     def _check(self) -> None:
         if self._cancelled():

@@ -50,7 +50,7 @@ class Steps:
                     raise Cancelled
                 time.sleep(self.pause_s)
                 self.done = step + 1
-                progress(Progress("stage1", step + 1, self.steps, "sampling"))
+                progress(Progress("stage1", step + 1, self.steps, "sampling", sampling=True))
             return "value"
         finally:
             with self._lock:
@@ -83,7 +83,7 @@ async def test_a_run_tells_its_whole_story():
 async def test_step_seconds_are_those_of_a_sampling_step():
     def work(progress: ProgressCallback, cancelled: CancelCheck) -> None:
         time.sleep(0.05)
-        progress(Progress("stage1", 1, 1, "sampling"))
+        progress(Progress("stage1", 1, 1, "sampling", sampling=True))
         progress(Progress("stage1", 1, 1, "decoding"))
 
     worker = StageWorker(FACTS)

@@ -114,7 +114,8 @@ class WholeGraph:
             if self.faults.get(stage):
                 raise self.faults[stage].pop(0)
             for step in (1, 2, 3) if stage in ("stage1", "stage2") else ():
-                progress(Progress(stage, step, 3, "sampling"))
+                progress(Progress(stage, step, 3, "sampling", sampling=True))
+            progress(Progress(stage, 3, 3, "finishing"))
             return value
 
         return StageCaller(stage, lambda order, *_: Stream(self.workers[stage], order, work))
