@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from ray import serve
@@ -27,6 +28,8 @@ from serve_app.settings import FrontArgs, LiveArgs
 from serve_app.storage import open_storage
 from serve_app.tracing import open_tracer
 
+log = logging.getLogger("ray.serve")
+
 
 @serve.deployment(
     name="Jobs",
@@ -36,7 +39,6 @@ from serve_app.tracing import open_tracer
     graceful_shutdown_timeout_s=660,
     max_surge_percent=100,  # the new room opens before the old one leaves
     ray_actor_options={"num_cpus": 0.2},
-    logging_config={"enable_access_log": False},  # a line a heartbeat and a poll says nothing
 )
 class Jobs:
     """One :class:`JobRoom` a replica. Handles of the stages may be bound or by name.
@@ -55,6 +57,7 @@ class Jobs:
         stage1: DeploymentHandle,
         stage2: DeploymentHandle | None,
     ) -> None:
+        log.addFilter(_no_access_line)
         context = serve.get_replica_context()
         database = Database(args.database_url)
         if database.embedded and (context.world_size or 1) > 1:
@@ -142,6 +145,15 @@ class Jobs:
 
     async def heartbeat(self, heartbeat: Heartbeat) -> None:
         await self._room.heartbeat(heartbeat)
+
+
+def _no_access_line(record: logging.LogRecord) -> bool:
+    """A line a heartbeat and a poll says nothing.
+
+    Not by ``logging_config``: a deployment's own replaces the application's, and with it the
+    encoding that the operator chose.
+    """
+    return not getattr(record, "serve_access_log", False)
 
 
 def _caller(stage: str, handle: DeploymentHandle) -> StageCaller:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import signal
 import time
@@ -20,6 +21,8 @@ from serve_app.storage import open_storage
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "serve_app" / "sample" / "person.png"
+LOGS = {"encoding": "JSON"}
+SECRET = "whsec_" + base64.b64encode(bytes(32)).decode()
 QUICK = {"texture_size": "256", "target_faces": "2000"}
 
 # Seconds. Short, so that faults are noticed while a test waits.
@@ -46,9 +49,12 @@ class Service:
             "heartbeat_stale_s": STALE,
             "monitor_period_s": LOOK,
             "drain_s": 60,
+            "webhook_secret": SECRET,
+            "allow_private_urls": True,  # receivers of webhooks on this machine
             **changes,
         }
-        serve.run(front(FrontArgs.model_validate(args)), name="front", route_prefix="/")
+        application = front(FrontArgs.model_validate(args))
+        serve.run(application, name="front", route_prefix="/", logging_config=LOGS)
 
     def deploy_stage1(self) -> None:
         from ray import serve
@@ -57,7 +63,7 @@ class Service:
         from serve_app.settings import Stage1Args
 
         args = Stage1Args(heartbeat_s=BEAT, alive_check_s=BEAT)
-        serve.run(stage1(args), name="stage1", route_prefix=None)
+        serve.run(stage1(args), name="stage1", route_prefix=None, logging_config=LOGS)
 
     def deploy_stage2(self, **changes: Any) -> None:
         from ray import serve
@@ -66,7 +72,8 @@ class Service:
         from serve_app.settings import Stage2Args
 
         args = {"require_kaolin": False, "heartbeat_s": BEAT, "alive_check_s": BEAT, **changes}
-        serve.run(stage2(Stage2Args.model_validate(args)), name="stage2", route_prefix=None)
+        application = stage2(Stage2Args.model_validate(args))
+        serve.run(application, name="stage2", route_prefix=None, logging_config=LOGS)
 
     def remove_stage2(self) -> None:
         from ray import serve
