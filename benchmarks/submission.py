@@ -2,8 +2,8 @@
 
     python -m benchmarks.submission [--database URL] [--clients 8] [--requests 200] [--megabytes 2]
 
-The real jobs room in this process, HTTP on the loopback, files in a temporary folder with fsync, the
-store of ``--database`` (SQLite in that folder by default). The stages take no job, so the table
+The real jobs room in this process, HTTP on the loopback, files in a temporary folder with fsync,
+the store of ``--database`` (SQLite in that folder by default). The stages take no job, so the table
 fills: what is timed is the way in.
 """
 

@@ -44,6 +44,33 @@ def test_a_photo_becomes_a_glb(service):
     assert (service.folder / "jobs" / body["job_id"] / "stage2_output" / "output.glb").exists()
 
 
+def test_an_export_is_made_without_a_stage(service):
+    job = service.generate().json()["job_id"]
+    made = archive(service, job)
+
+    def export(**changes: Any) -> tuple[dict[str, Any], dict[str, bytes]]:
+        answer = service.http.post(f"/jobs/{job}/exports", json=changes)
+        assert answer.status_code == 202, answer.text
+        view = service.finished(answer.json()["job_id"])
+        assert view["status"] == "succeeded", view
+        return view, archive(service, view["job_id"])
+
+    view, same = export(formats=["splats"])
+    assert same["stage2/output.glb"] == made["stage2/output.glb"]
+    assert same["stage2/output_splats.ply"][:3] == b"ply"
+    events = service.http.get(f"/jobs/{view['job_id']}/events").text
+    assert '"stage":"export"' in events
+    assert '"stage":"stage' not in events
+    _, other = export(texture_size=512, target_faces=1500)
+    manifest = json.loads(other["manifest.json"])
+    assert manifest["stages"]["stage2"]["statistics"]["texture_size"] == 512
+    assert manifest["parent_id"] == job
+    assert other["stage2/output_mesh.ply"] != made["stage2/output_mesh.ply"]
+    assert service.http.delete(f"/jobs/{job}").status_code == 200
+    assert service.http.post(f"/jobs/{job}/exports", json={}).status_code == 410
+    assert not (service.folder / "jobs" / job).exists()
+
+
 def test_health_and_jobs_answer_while_stage1_works(service):
     job = service.submit(Mode.STAGE1_ONLY, stage1_steps=500)
     service.at_step(job)
