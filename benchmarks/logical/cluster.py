@@ -52,7 +52,11 @@ class LogicalCluster:
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> LogicalCluster:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -91,7 +95,8 @@ class LogicalCluster:
             return
         everything = self.processes()
         assert self._process.stdin is not None
-        self._process.stdin.close()  # tells it to end
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()  # tells it to end
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(30)
         kill({pid for pid in everything if "ray" in title(pid) or "benchmarks" in title(pid)})
@@ -137,7 +142,7 @@ class LogicalCluster:
         """Hand over a config and wait until these applications run."""
         self._say({"do": "deploy", "config": config})
         for application in ready:
-            until(lambda name=application: self.application(name) == "RUNNING", 90)
+            until(lambda name=application: self.application(name) == "RUNNING", 180)
 
     def details(self) -> Any:
         return self._say({"do": "details"})

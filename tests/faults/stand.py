@@ -21,7 +21,7 @@ from benchmarks.logical.stages import glb_extras
 HERE = Path(__file__).parent
 PICTURE = (ROOT / "serve_app" / "sample" / "person.png").read_bytes()
 MODES = {"official": {}, "graceful": {"graceful_fallback": "true"}}
-LEASE_S = 6.0
+LEASE_S = 10.0
 WAITS = {"queue_wait_s": 900, "start_wait_s": 60, "fallback_start_wait_s": 30}
 SECRET = "whsec_" + base64.b64encode(b"a secret of thirty-two bytes ...").decode()
 WEBHOOKS = {
@@ -157,7 +157,7 @@ class Stand(LogicalCluster):
         """Both stages work."""
         until(self.listens, 60)
         for stage in ("stage1", "stage2"):
-            until(lambda name=stage: self.state(name) == "up", 60)
+            until(lambda name=stage: self.state(name) == "up", 120)
 
     def rows(self, query: str, *values: Any) -> list[Any]:
         with sqlite3.connect(self.folder / "jobs.db") as rows:
