@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -14,9 +15,9 @@ from deployments.contracts import UInt8
 
 
 class PictureVae:
-    """Pictures to latents and back, a few rows at a time so that memory does not grow with rows."""
+    """Pictures to latents and back, a row at a time so that memory does not grow with rows."""
 
-    def __init__(self, model: Any, *, rows_at_once: int = 2) -> None:
+    def __init__(self, model: Any, *, rows_at_once: int = 1) -> None:
         self.model = model
         self.scale = float(model.config.scaling_factor)
         self._rows = rows_at_once
@@ -28,7 +29,7 @@ class PictureVae:
         *,
         device: torch.device | str,
         dtype: torch.dtype,
-        rows_at_once: int = 2,
+        rows_at_once: int = 1,
     ) -> PictureVae:
         config = checkpoint.config(Component.VAE)
         model = checkpoint.load(
@@ -42,18 +43,28 @@ class PictureVae:
         weight = next(self.model.parameters())
         pixels = torch.from_numpy(pictures).to(weight.device).permute(0, 3, 1, 2)
         pixels = (pixels.float() / 255 * 2 - 1).to(weight.dtype)
-        rows = [
-            self.model.encode(part).latent_dist.mode() * self.scale
-            for part in torch.split(pixels, self._rows)
-        ]
+        with _small_workspaces():
+            rows = [
+                self.model.encode(part).latent_dist.mode() * self.scale
+                for part in torch.split(pixels, self._rows)
+            ]
         return torch.cat(rows)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, 4, h, w) to float32 pictures (B, 3, 8h, 8w), clamped to 0..1."""
         latents = latents.to(next(self.model.parameters()).dtype) / self.scale
-        rows = [self.model.decode(part).sample for part in torch.split(latents, self._rows)]
+        with _small_workspaces():
+            rows = [self.model.decode(part).sample for part in torch.split(latents, self._rows)]
         return (torch.cat(rows).float() / 2 + 0.5).clamp(0, 1)
+
+
+def _small_workspaces() -> AbstractContextManager[None]:
+    """Take cuDNN's first choice of algorithm: trying all of them takes gigabytes at these sizes."""
+    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, allow_tf32=torch.backends.cudnn.allow_tf32
+    )
+    return flags
 
 
 def build_vae(config: dict[str, Any]) -> Any:

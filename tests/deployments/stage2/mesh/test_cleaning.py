@@ -54,3 +54,13 @@ def test_nothing_to_remove_returns_the_same_faces() -> None:
     body = extract_mesh(*ball(), 32, colours=False)
     assert np.array_equal(decimate(body, simplify=0.0).faces, body.faces)
     assert np.array_equal(decimate(body, target_faces=10**6).faces, body.faces)
+
+
+def test_a_target_that_would_open_the_mesh_is_missed_by_little() -> None:
+    """Forty balls need at least four faces each to stay closed."""
+    body = decimate(extract_mesh(*ball(), 32, colours=False), target_faces=400)
+    balls = _joined(*[_scaled(body, 0.01, place / 50) for place in range(-20, 20)])
+    assert topology(balls).watertight
+    reduced = decimate(balls, target_faces=100)
+    assert topology(reduced).watertight
+    assert len(reduced.faces) < len(balls.faces) / 4
