@@ -1,7 +1,8 @@
 """Try the kernels of this machine before minutes are spent on them.
 
 The deployment runs attention only forwards: a kernel that raises in the backward pass, or whose
-gradients are off, is replaced by the plain one. The z-buffer kernel must draw what its twin draws.
+gradients are off, is replaced by the plain one. The z-buffer kernel must draw what its twin draws,
+the sparse kernels must have the gradients of theirs.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from torch import Tensor
 
 from deployments.layers.attention import dense, varlen
 from deployments.layers.pointwise import use_kernels
+from deployments.layers.sparse.backend import choose_sparse_backend
+from deployments.layers.sparse.sites import Sites
+from training.convolution import TrainedConv3d
 from training.people import rasterize
 
 TOLERANCE = 0.05  # of the largest gradient, in bfloat16
@@ -24,6 +28,10 @@ def check_kernels(device: torch.device) -> None:
     if device.type != "cuda":
         return
     use_kernels(False)  # they are for inference in half precision
+    choose_sparse_backend("auto", device)
+    if not _sparse_gradients_agree(device):
+        print("the sparse kernels do not work here: plain torch instead", flush=True)
+        choose_sparse_backend("torch", device)
     if not _rasterizer_agrees(device):
         print("the z-buffer kernel does not work here: plain torch instead", flush=True)
         rasterize.triton = None
@@ -49,6 +57,35 @@ def _rasterizer_agrees(device: torch.device) -> bool:
         return False
     expected = rasterize.rasterize(points, faces, 64, kernel=False)
     return bool((found != expected).float().mean() < 1e-3)
+
+
+def _sparse_gradients_agree(device: torch.device) -> bool:
+    """A convolution and the one of its children, against float32 without kernels."""
+    generator = torch.Generator(device).manual_seed(0)
+    coords = (torch.rand(2, 9, 9, 9, generator=generator, device=device) < 0.3).nonzero().int()
+    layer = TrainedConv3d(48, 32).to(device)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    feats = torch.randn(len(coords), 48, generator=generator, device=device, requires_grad=True)
+    wanted = [feats, *layer.parameters()]
+
+    def gradients(backend: str) -> list[Tensor]:
+        choose_sparse_backend(backend, device)
+        sites = Sites(coords, batch=2)
+        whole = layer(feats, sites).float().square().sum()
+        whole = whole + layer.on_children(feats, sites).float().square().sum()
+        return list(torch.autograd.grad(whole, wanted))
+
+    try:
+        found, expected = gradients("triton"), gradients("torch")
+    except Exception as error:  # whatever a compiler may raise
+        print(f"sparse check: {type(error).__name__}: {str(error)[:500]}", flush=True)
+        return False
+    choose_sparse_backend("triton", device)
+    return all(
+        bool((a - b).abs().max() <= TOLERANCE * b.abs().max())
+        for a, b in zip(found, expected, strict=True)
+    )
 
 
 def _agrees(gradient: Callable[[Tensor], tuple[Tensor, Tensor]], device: torch.device) -> bool:

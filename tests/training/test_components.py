@@ -13,7 +13,7 @@ from deployments.checkpoints.component import Component
 from deployments.checkpoints.networks import build_network
 from training.all import train_all
 from training.joint_flow import JointTraining
-from training.latent_flow import LatentFlowTraining
+from training.latent_flow import LatentFlowTraining, VoxelBatch
 from training.loop import Average, rate_factor
 from training.picture_vae import fresh_views, reconstruction_losses
 from training.run import Run
@@ -21,6 +21,7 @@ from training.step import Losses
 from training.structure_vae import StructureEncoder, fold_scale
 from training.subject_ring import SubjectRing
 from training.surface import SurfaceTraining
+from training.surface_rows import collate
 from training.unpack import unpack
 
 
@@ -108,7 +109,7 @@ def test_batched_times_equal_single_ones(prepared_run: Run) -> None:
 
 def test_surface_networks_learn(toy_run: Run) -> None:
     training = SurfaceTraining(toy_run)
-    batch = toy_run.subjects.draw(1)
+    batch = collate(training.rows.encode(toy_run.subjects.draw(2)))
     assert falls(
         lambda: training.losses(batch), [training.encoder, training.mesh, training.gaussian], 3
     )
@@ -117,7 +118,7 @@ def test_surface_networks_learn(toy_run: Run) -> None:
 def test_latent_flow_learns(toy_run: Run) -> None:
     toy_run.workspace.save_method(toy_run.configs)
     training = LatentFlowTraining(toy_run)
-    batch = toy_run.subjects.draw(1)
+    batch = VoxelBatch.of(training.surface.rows.voxels(toy_run.subjects.draw(2)))
     assert falls(lambda: training.losses(batch), [training.flow], 3)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 BAND = 2  # grid cells around every triangle that learn their distance
-TRIANGLES = 40_000  # at a time
+TRIANGLES = 200_000  # at a time
 
 
 def signed_distance(vertices: torch.Tensor, faces: torch.Tensor, grid: int) -> torch.Tensor:
