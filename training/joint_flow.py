@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from itertools import pairwise
 
 import torch
@@ -13,13 +14,15 @@ from deployments.checkpoints.component import Component
 from deployments.layers.flow_schedule import flow_schedule
 from deployments.stage1.models.config import JointModelConfig
 from training import structure_vae
+from training.compilation import compile_blocks, lay_out
 from training.flow_matching import draw_times, drop, noisy
-from training.joint_network import BatchedJointModel, Conditions
+from training.half import in_half
+from training.joint_network import BatchedJointModel, Conditions, Velocities
 from training.loop import fit
 from training.networks import start
 from training.picture_encoders import PictureEncoders
 from training.run import Run
-from training.step import Losses
+from training.step import Losses, Step
 from training.subject_ring import Rows, SubjectRing
 from training.subjects import Batch
 
@@ -45,6 +48,9 @@ class JointTraining:
         ):
             if not run.workspace.load(component, module):
                 raise RuntimeError(f"train {component.name.lower()} first: the tree has none")
+        if device.type == "cuda":  # as it serves; float32 takes several times as long
+            self.vae.half()
+            lay_out(self.vae)
         run.workspace.load_part(structure_vae.PART, self.structure_encoder)
         vae_config = run.workspace.config(Component.VAE)
         assert vae_config is not None
@@ -52,9 +58,14 @@ class JointTraining:
         config = JointModelConfig.from_dict(configs.arguments(Component.JOINT_MODEL))
         self.flow: BatchedJointModel = start(BatchedJointModel(config)).to(device)
         run.workspace.load(Component.JOINT_MODEL, self.flow)
+        lay_out(self.flow)
+        self.velocities = Velocities(self.flow)
+        # A CPU is slower in half precision, and the tests want its exactness.
+        self.precision = torch.bfloat16 if device.type == "cuda" else torch.float32
         self.encoders = PictureEncoders.build(run)
         self.frozen_dinov2 = run.recipe.stages["joint_flow"].frozen_dinov2
         self.encoders.dinov2.requires_grad_(not self.frozen_dinov2)
+        self.modules = [self.flow, self.encoders]
         self.view_weights = torch.tensor(VIEW_WEIGHTS, device=device)
 
     @torch.no_grad()
@@ -80,7 +91,8 @@ class JointTraining:
     def picture_latents(self, pictures: Tensor) -> Tensor:
         """(N, 3, S, S) in 0..1 -> (N, 4, s, s) scaled posterior modes."""
         parts = pictures.split(ENCODED_AT_ONCE)
-        means = [self.vae.encode(part * 2 - 1).latent_dist.mode() for part in parts]
+        dtype = self.vae.dtype
+        means = [self.vae.encode((part * 2 - 1).to(dtype)).latent_dist.mode() for part in parts]
         return torch.cat(means).float() * self.scale
 
     def conditions(self, rows: Rows, dropped: Tensor | None = None) -> Conditions:
@@ -106,7 +118,10 @@ class JointTraining:
         x, velocity = noisy(latents, torch.randn_like(latents), times)
         s, structure_velocity = noisy(structure, torch.randn_like(structure), times)
         conditions = self.conditions(rows, dropped)
-        found, found_structure = self.flow.velocities(x, s, times, conditions)
+        dtype = self.precision
+        found, found_structure = in_half(
+            self.velocities, dtype, x.to(dtype), s.to(dtype), times, conditions.to(dtype)
+        )
         by_view = (found.float() - velocity).square().mean((0, 2, 3, 4, 5))  # (V,)
         pictures = (by_view * self.view_weights).sum() / sum(VIEW_WEIGHTS)
         of_structure = (found_structure.float() - structure_velocity).square().mean()
@@ -127,15 +142,22 @@ class JointTraining:
         )
         conditions = self.conditions(rows)
         schedule = flow_schedule(steps, self.run.configs.method.rescale_t)
-        for time, following in pairwise(schedule):
-            times = torch.full((len(x),), time, device=x.device)
-            v, structure_velocity = self.flow.velocities(x, s, times, conditions)
-            x = x - (time - following) * v.float()
-            s = s - (time - following) * structure_velocity.float()
-        parts = (x.flatten(0, 2) / self.scale).split(ENCODED_AT_ONCE)
+        # What was compiled is of the shapes of a training step.
+        with torch.compiler.set_stance("force_eager"):
+            for time, following in pairwise(schedule):
+                times = torch.full((len(x),), time, device=x.device)
+                v, structure_velocity = self.flow.velocities(x, s, times, conditions)
+                x = x - (time - following) * v.float()
+                s = s - (time - following) * structure_velocity.float()
+        parts = (x.flatten(0, 2) / self.scale).to(self.vae.dtype).split(ENCODED_AT_ONCE)
         pictures = torch.cat([self.vae.decode(part).sample for part in parts]).float()
         pictures = (pictures / 2 + 0.5).clamp(0, 1).unflatten(0, x.shape[:3])
         return pictures, self.structure_decoder(s)[:, 0] > 0
+
+    def compile(self, rows: Rows) -> None:
+        """Compile the flow's blocks for batches of the shapes of ``rows``, if that is possible."""
+        parameters = [p for m in self.modules for p in m.parameters() if p.requires_grad]
+        compile_blocks(self.flow, lambda: Step(self.losses, parameters)(rows))
 
     def save(self) -> None:
         run = self.run
@@ -189,13 +211,16 @@ def train_joint_flow(run: Run, minutes: float) -> None:
         every=stage.every,
         filled=stage.filled,
     )
+    began = time.monotonic()
+    if stage.compiled:
+        training.compile(ring.draw(stage.batch))
     fit(
         "joint_flow",
         lambda: ring.draw(stage.batch),
         training.losses,
-        [training.flow, training.encoders],
+        training.modules,
         stage,
-        minutes=minutes,
+        minutes=minutes - (time.monotonic() - began) / 60,
         journal=run.journal,
         save=training.save,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deployments.layers.embeddings import sinusoid
 from deployments.stage1.models.joint_model import JointModel, Prepared
@@ -28,6 +28,11 @@ class Conditions:
     pictures: Tensor  # (B, 2, E) CLIP vectors of front and face with the noise-level part
     latents: Tensor  # (B, 2, 4, S, S) VAE latents of front and face
     condition: Tensor  # (B, L, C) DINOv2 tokens
+
+    def to(self, dtype: torch.dtype) -> Conditions:
+        """The same in another precision."""
+        values = (self.prompts, self.pictures, self.latents, self.condition)
+        return Conditions(*(value.to(dtype) for value in values))
 
 
 class BatchedJointModel(JointModel):
@@ -63,11 +68,13 @@ class BatchedJointModel(JointModel):
             modulation=moments,
             branches=subjects,
         )
-        embedding = self.time_embedding(sinusoid(moments, self.config.block_out_channels[0]))
+        waves = sinusoid(moments, self.config.block_out_channels[0]).to(latents.dtype)
+        embedding = self.time_embedding(waves)
         embedding = embedding.repeat_interleave(views * DOMAINS, 0)
         embedding = embedding + self.class_embedding(rows(conditions.pictures))
         blocks: list[ResnetBlock] = list(residual_blocks(*self._unet))
         pictures = torch.cat([latents.flatten(0, 2), prepared.latents], dim=1)
+        pictures = pictures.contiguous(memory_format=torch.channels_last)
         # `forward` hands out one row of `modulation` to a block; here that is one for each subject.
         velocity, structure_velocity = self(
             pictures,
@@ -85,6 +92,19 @@ class BatchedJointModel(JointModel):
         for i in range(start, min(stop, len(self.blocks))):
             s = self.blocks[i](s, modulation[i], prepared.structure_keys[i])
         return s
+
+
+class Velocities(nn.Module):
+    """``BatchedJointModel.velocities`` as a module's call, which is what can be run in half."""
+
+    def __init__(self, flow: BatchedJointModel) -> None:
+        super().__init__()
+        self.flow = flow
+
+    def forward(
+        self, latents: Tensor, structure: Tensor, times: Tensor, conditions: Conditions
+    ) -> tuple[Tensor, Tensor]:
+        return self.flow.velocities(latents, structure, times, conditions)
 
 
 def _repeat(rows: Tensor, subjects: int) -> Tensor:

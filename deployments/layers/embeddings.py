@@ -71,5 +71,5 @@ class TimestepEmbedder(nn.Module):
 
     def forward(self, time: Tensor) -> Tensor:
         """(B,) -> (B, C) in the dtype of the weights."""
-        weight: Tensor = self.get_parameter("mlp.0.weight")
+        weight: Tensor = self.mlp[0].weight  # type: ignore[assignment]
         return self.mlp(sinusoid(time, self.frequencies).to(weight.dtype))
