@@ -20,6 +20,7 @@ from typing import Any
 
 import ray
 from ray.serve import Application, Deployment
+from ray.serve.config import RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 
 from deployments.contracts import Mode
@@ -92,7 +93,7 @@ def _front(
 
 def bind_stage1(args: Stage1Args, deployment: Deployment) -> Application:
     """``Stage1``, or a deployment that takes the same arguments, with these."""
-    return deployment.bind(
+    return _woken(deployment).bind(
         replace(_weights(args), fp8=args.fp8),
         _watch(args),
         compile_model=args.compile,
@@ -102,7 +103,7 @@ def bind_stage1(args: Stage1Args, deployment: Deployment) -> Application:
 
 def bind_stage2(args: Stage2Args, deployment: Deployment) -> Application:
     """``Stage2``, or a deployment that takes the same arguments, with these."""
-    return deployment.bind(
+    return _woken(deployment).bind(
         _weights(args),
         _watch(args),
         extraction="kaolin" if args.require_kaolin else "native",
@@ -115,6 +116,12 @@ def _deployment(decorated: Any) -> Deployment:
     """A decorated class as what ``serve.deployment`` made of it; type checkers see the class."""
     deployment: Deployment = decorated
     return deployment
+
+
+def _woken(deployment: Deployment) -> Deployment:
+    """A deployment whose waiting calls are told when a replica becomes free."""
+    router = RequestRouterConfig(request_router_class="serve_app.jobs.waking_router:WakingRouter")
+    return deployment.options(request_router_config=router)
 
 
 def _weights(args: WorkerArgs) -> Weights:
