@@ -4,6 +4,8 @@ and the line to the jobs room. Ray itself stays in the ``deployment.py`` files.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
@@ -14,12 +16,14 @@ import numpy as np
 
 from deployments.contracts import MultiviewResult, PreparedImage, Surface
 from deployments.messages import Heartbeat, WorkOrder
+from deployments.stage_worker import StageWorker
 
 if TYPE_CHECKING:
     import torch
 
 ContractT = TypeVar("ContractT", PreparedImage, MultiviewResult, Surface)
 
+LAST_WORDS_S = 1.0  # for the failure and the heartbeat that are on their way
 STATM = Path("/proc/self/statm")  # Linux: sizes of this process in pages
 
 
@@ -78,6 +82,18 @@ class JobsLine:
     async def lease_left(self, order: WorkOrder) -> float:
         """Seconds that the job's lease still has; 0 when the job is not this order's any more."""
         return float(await self._handle.alive.remote(order.job, order.fence))
+
+
+async def end_when_spent(worker: StageWorker) -> None:
+    """End this process once it is broken and its last run has ended.
+
+    Serve replaces a dead replica at its next look, and one that only says in ``check_health`` that
+    it is sick after three looks.
+    """
+    await worker.spent()
+    await asyncio.sleep(LAST_WORDS_S)
+    logging.shutdown()
+    os._exit(1)
 
 
 def own_arrays(contract: ContractT) -> ContractT:

@@ -90,6 +90,7 @@ class StageWorker:
         self._ask_lease = ask_lease
         self._sink = sink or NoSink()
         self._news = asyncio.Event()  # something that the next heartbeat should not wait to tell
+        self._spent = asyncio.Event()
         self._slots = asyncio.Semaphore(slots)
         self._threads = ThreadPoolExecutor(slots, thread_name_prefix=facts.stage)
         self._last_sign: dict[str, float] = {}  # by run: when it last made progress
@@ -119,6 +120,10 @@ class StageWorker:
                     f"{self.facts.stage} made no progress on job {run} for {now - sign:.0f} s "
                     f"(step_timeout_s is {self._step_timeout_s:.0f})"
                 )
+
+    async def spent(self) -> None:
+        """Returns when this process is broken and nothing runs in it any more."""
+        await self._spent.wait()
 
     def heartbeat(self) -> Heartbeat:
         total, used = self._memory() or (None, None)
@@ -207,6 +212,8 @@ class StageWorker:
             if not thread.cancelled():
                 self._note_damage(thread.exception())
             self._last_sign.pop(run, None)
+            if self.broken and not self._last_sign:
+                self._spent.set()
             self._tell_end(thread, order, wall, time.monotonic() - began, sampled)
 
     def _outcome(

@@ -22,6 +22,7 @@ from deployments.replica import (
     choose_dtype,
     device_memory,
     device_name,
+    end_when_spent,
     own_arrays,
 )
 from deployments.stage_report import NoSink, OpenSink
@@ -84,6 +85,7 @@ class Stage2:
         )
         sink.constructed("stage2", time.monotonic() - began)
         self._beat = asyncio.create_task(self._worker.beat(jobs.heartbeat, watch.heartbeat_s))
+        self._end = asyncio.create_task(end_when_spent(self._worker))
 
     @staticmethod
     def load(weights: Weights, extraction: str) -> Loaded:

@@ -26,6 +26,7 @@ from serve_app.jobs.protocol import ReplicaFacts, StageState
 from serve_app.jobs.tables import Database, stage_replicas
 
 FORGET_AFTER_S = 3600.0  # a replica's last words stay readable for so long
+CAUSE_COUNTS_S = 120.0  # and explain for so long why its successor is only starting
 SILENT = ("preprocess", "preview")  # they send no heartbeats: Serve's word is enough
 UNHEALTHY_GRACE_S = 15.0  # a killed replica's successor needs seconds: no failure yet
 
@@ -78,19 +79,23 @@ class Registry:
         """The state of each stage of ``{stage: application}``; without one it is absent."""
         now = self._clock()
         with self._database.reading() as connection:
-            rows = connection.execute(
-                select(stage_replicas).where(stage_replicas.c.seen_at >= now - self._stale_s)
+            since = now - max(self._stale_s, CAUSE_COUNTS_S)
+            heard = connection.execute(
+                select(stage_replicas)
+                .where(stage_replicas.c.seen_at >= since)
+                .order_by(stage_replicas.c.seen_at)
             ).all()
         if snapshot is not None and now - snapshot.at > 3 * self._stale_s:
             snapshot = None
         return {
             stage: StageState(state="absent", reason=f"this service was started without {stage}")
             if application is None
-            else self._state(stage, [row for row in rows if row.stage == stage], snapshot)
+            else self._state(stage, [row for row in heard if row.stage == stage], snapshot)
             for stage, application in stages.items()
         }
 
-    def _state(self, stage: str, rows: list[Any], snapshot: Snapshot | None) -> StageState:
+    def _state(self, stage: str, heard: list[Any], snapshot: Snapshot | None) -> StageState:
+        rows = [row for row in heard if row.seen_at >= self._clock() - self._stale_s]
         looked_at = snapshot is not None and stage in snapshot.stages
         sight = snapshot.stages[stage] if snapshot is not None and looked_at else None
         if snapshot is not None and looked_at and (sight is None or sight.running == 0):
@@ -109,7 +114,10 @@ class Registry:
         if sight is not None and sight.running and stage in SILENT:
             return StageState(state="up")
         if sight is not None:
-            return self._from_sight(stage, sight)
+            state = self._from_sight(stage, sight)
+            if state.state == "starting" and heard and heard[-1].restarting:
+                return state.model_copy(update={"reason": heard[-1].facts["reason"]})
+            return state
         if looked_at:
             return StageState(state="absent", reason=f"{stage} is not deployed")
         return StageState(

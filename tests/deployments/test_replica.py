@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -14,6 +18,8 @@ from deployments.replica import (
     own_arrays,
 )
 
+ROOT = Path(__file__).parents[2]
+
 
 def test_read_only_arrays_become_the_stages_own():
     shared = np.zeros((5, 4, 4, 3), np.uint8)
@@ -24,6 +30,33 @@ def test_read_only_arrays_become_the_stages_own():
     torch.from_numpy(own.normal)
     assert shared.max() == 0
     assert (own.grid, own.timings) == (32, {"a": 1.0})
+
+
+def test_a_spent_process_ends_by_itself():
+    program = """
+import asyncio
+from deployments import replica
+from deployments.messages import WorkOrder
+from deployments.stage_worker import StageWorker, WorkerFacts
+
+def fail(progress, cancelled):
+    raise MemoryError
+
+async def serve():
+    replica.LAST_WORDS_S = 0.1
+    worker = StageWorker(WorkerFacts("stage1", "r"))
+    end = asyncio.create_task(replica.end_when_spent(worker))
+    async with worker.run(WorkOrder("j", 1), fail) as items:
+        print([type(item).__name__ async for item in items], flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(serve())
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == 1
+    assert ended.stdout.strip() == "['Accepted', 'Started', 'Failed']"
 
 
 def test_auto_takes_no_card_that_ray_did_not_reserve():

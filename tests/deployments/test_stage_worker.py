@@ -194,6 +194,36 @@ async def test_a_broken_process_takes_no_more_work_and_asks_to_be_replaced(error
     assert worker.heartbeat().restarting
 
 
+async def test_a_broken_process_is_spent_when_its_last_run_has_ended():
+    worker, other = StageWorker(FACTS, slots=2), Steps(1, pause_s=0.3)
+
+    def fail(progress: ProgressCallback, cancelled: CancelCheck) -> None:
+        raise MemoryError
+
+    spent = asyncio.create_task(worker.spent())
+    running = asyncio.create_task(collect(worker, other))
+    await until(other.began.is_set)
+    await collect(worker, fail, WorkOrder(job="k", fence=1))
+    await asyncio.sleep(0)
+    assert not spent.done(), "another run is on"
+    assert isinstance((await running)[-1], Finished)
+    await asyncio.wait_for(spent, 5)
+
+
+async def test_a_sound_process_is_never_spent():
+    worker = StageWorker(FACTS)
+    spent = asyncio.create_task(worker.spent())
+
+    def fail(progress: ProgressCallback, cancelled: CancelCheck) -> None:
+        raise ValueError
+
+    await collect(worker, Steps(1))
+    await collect(worker, fail)
+    await asyncio.sleep(0.05)
+    assert not spent.done()
+    spent.cancel()
+
+
 async def test_a_replica_without_its_library_says_why():
     worker = StageWorker(FACTS, reason="kaolin is missing")
     assert await collect(worker, Steps()) == [Unavailable("kaolin is missing")]

@@ -56,6 +56,31 @@ def test_a_replica_that_restarts_is_starting(registry):
     assert (state.state, state.reason) == ("starting", "out of memory")
 
 
+def test_why_a_process_ended_is_known_until_its_successor_speaks(registry, clock):
+    registry.beat(beat(replica="a", reason="restarts after MemoryError", restarting=True))
+    clock.now += 20
+    found = stage2(registry, RUNS, at=clock.now)
+    assert (found.state, found.reason) == ("starting", "restarts after MemoryError")
+    registry.beat(beat(replica="b"))
+    clock.now += 20
+    assert stage2(registry, RUNS, at=clock.now).reason == "stage2 is starting"
+
+
+def test_old_causes_explain_nothing(registry, clock):
+    registry.beat(beat(reason="restarts after MemoryError", restarting=True))
+    clock.now += 130
+    assert stage2(registry, RUNS, at=clock.now).reason == "stage2 is starting"
+
+
+@pytest.mark.parametrize("sight", [None, FAILED, Sight("HEALTHY", 0, 0, "")])
+def test_a_cause_makes_nothing_start(registry, clock, sight):
+    registry.beat(beat(reason="restarts after MemoryError", restarting=True))
+    clock.now += 20
+    found = stage2(registry, sight, at=clock.now)
+    assert found.state in ("absent", "failed", "zero")
+    assert "MemoryError" not in found.reason
+
+
 def test_heartbeats_grow_stale(registry, clock):
     registry.beat(beat())
     clock.now += 16
