@@ -142,15 +142,26 @@ class Stand(LogicalCluster):
         answer = self.http.get("/info")
         return str(answer.json()[stage]["state"]) if answer.status_code == 200 else "no answer"
 
+    def reason(self, stage: str = "stage2") -> str:
+        """Why a stage can not work, empty when it can."""
+        answer = self.http.get("/info")
+        return str(answer.json()[stage].get("reason") or "") if answer.status_code == 200 else ""
+
     def told(self, *states: str, since: float, within_s: float = 30) -> float:
         """Seconds after ``since`` until /info and /health say one of these states of Stage 2."""
         wanted = bool({"up", "starting", "zero"} & set(states))
 
-        def true() -> bool:
-            health = self.http.get("/health").json()
-            return self.state() in states and health["stage2_available"] == wanted
+        told: tuple[str, bool] = ("nothing", False)
 
-        until(true, within_s)
+        def true() -> bool:
+            nonlocal told
+            told = self.state(), self.http.get("/health").json()["stage2_available"]
+            return told[0] in states and told[1] == wanted
+
+        try:
+            until(true, within_s)
+        except AssertionError as late:
+            raise AssertionError(f"{late}: told {told}, wanted one of {states}") from late
         return time.monotonic() - since
 
     def up(self) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stand import MODES, STAGE1, STAGE2, Stand, fell_back, refused, until, whole
+from stand import MODES, STAGE2, Stand, fell_back, refused, until, whole
 
 from benchmarks.logical.config import StageSize
 
@@ -173,16 +173,33 @@ def test_the_only_node_is_lost(stand: Stand, figure: Any):
     assert truth < TRUTH_S
 
 
-def test_memory_runs_out_in_every_run(stand: Stand):
+def test_memory_runs_out_in_every_run(stand: Stand, figure: Any):
     stand.order("stage2", "memory")
     before = stand.replica_pids("stage2", "Stage2")
+    began = time.monotonic()
     answers = stand.both()
     refused(answers.official, "MemoryError", "begun 3 times", code="stage2_failed")
-    # A broken process is replaced after three health checks. Graceful waits for that at most
+    # A broken process ends by itself. Graceful waits for its successor at most
     # ``fallback_start_wait_s``, so its word is "skipped" or, after three attempts, "failed".
     fell_back(stand, answers.graceful, "MemoryError", status=("skipped", "failed"))
+    answered = time.monotonic() - began
     stand.order("stage2")
-    until(lambda: stand.replica_pids("stage2", "Stage2") - before, 30)  # a fresh process
+    comes_back(stand)
+    assert not stand.replica_pids("stage2", "Stage2") & before, "the broken process is gone"
+    figure(f"two jobs of three attempts answered in {answered:.1f} s")
+
+
+def test_memory_runs_out_once(stand: Stand, figure: Any):
+    """The job that met it goes on in a fresh process."""
+    stand.order("stage2", "memory")
+    job = stand.submit()
+    stand.at(job, "stage2", step=0)
+    until(lambda: "restarts after MemoryError" in stand.reason(), 10, every_s=0.05)
+    began = time.monotonic()
+    stand.order("stage2")
+    view = stand.ended(job)
+    figure(f"its job done {time.monotonic() - began:.1f} s after it ran out")
+    assert (view["stage2"]["status"], view["attempt"]) == ("completed", 2)
     comes_back(stand)
 
 
@@ -197,7 +214,7 @@ def test_every_run_raises(stand: Stand):
     assert stand.replica_pids("stage2", "Stage2") == before
 
 
-def test_kaolin_is_missing_on_one_of_two_nodes(stand: Stand, tmp_path: Path):
+def test_kaolin_is_missing_on_one_of_two_nodes(stand: Stand, tmp_path: Path, figure: Any):
     """The replica without it stays idle and never stands for the one that can work."""
     module = tmp_path / "kaolin" / "ops" / "conversions.py"
     module.parent.mkdir(parents=True)
@@ -205,19 +222,25 @@ def test_kaolin_is_missing_on_one_of_two_nodes(stand: Stand, tmp_path: Path):
         "class FlexiCubes:\n    def __call__(self, voxelgrid_features): ...\n", encoding="utf-8"
     )
     idle = {"require_kaolin": True, "on_missing": "idle", "mode": "graceful-fallback"}
-    two = StageSize(0.4, replicas=2, args=idle, options={"max_replicas_per_node": 1})
+    apart = {"max_replicas_per_node": 1}
+    # Not both changes at once: while a replica is wanted that no node has room for, Serve keeps
+    # those of the old version (serve_app/OPERATIONS.md, "Upgrades").
+    one = StageSize(0.4, args=idle, options=apart)
+    stand.deploy(stand.config(stage2=one, fallback_start_wait_s=4, start_wait_s=8))
+    stand.told("idle", since=time.monotonic(), within_s=60)
+    two = StageSize(0.4, replicas=2, args=idle, options=apart)
     stand.deploy(stand.config(stage2=two, fallback_start_wait_s=4, start_wait_s=8))
-    stand.told("idle", since=time.monotonic(), within_s=60)  # one runs, without; one has no node
     answers = stand.both()
     refused(answers.official, "kaolin is not installed")
     fell_back(stand, answers.graceful, "kaolin is not installed")
     path = f"{tmp_path}:{Path(__file__).parents[2]}:{Path(__file__).parent}"
     stand.add_node("equipped", stage="stage2", environment={"PYTHONPATH": path})
-    comes_back(stand)
+    back = comes_back(stand)
     for _ in range(6):
         whole(stand, stand.generate())
+    figure(f"used {back:.1f} s after the equipped node came")
     stand.deploy(stand.config(stage2=STAGE2), ready=("stage2",))
-    stand.remove_node("equipped")
+    stand.remove_node("equipped")  # not before: Serve gives up a replica without a node slowly
 
 
 def test_stage2_is_removed_and_added_again_while_serving(stand: Stand, figure: Any):
@@ -234,19 +257,21 @@ def test_stage2_is_removed_and_added_again_while_serving(stand: Stand, figure: A
     clients = [threading.Thread(target=client) for _ in range(3)]
     for one in clients:
         one.start()
-    until(lambda: len(found) >= 6)
-    removed = time.monotonic()
-    stand.deploy(stand.config(stage2=None))
-    truth = stand.told("absent", since=removed)
-    until(lambda: sum(stage2["status"] == "skipped" for _, stage2 in found) >= 6, 60)
-    added = time.monotonic()
-    stand.deploy(stand.config(stage2=STAGE2))
-    until(lambda: found[-1][1]["status"] == "completed" and found[-1][0] > added, 60)
+    try:
+        until(lambda: len(found) >= 6)
+        removed = time.monotonic()
+        stand.deploy(stand.config(stage2=None))
+        truth = stand.told("absent", since=removed)
+        until(lambda: sum(stage2["status"] == "skipped" for _, stage2 in found) >= 6, 60)
+        added = time.monotonic()
+        stand.deploy(stand.config(stage2=STAGE2))
+        until(lambda: found[-1][1]["status"] == "completed" and found[-1][0] > added, 60)
+    finally:
+        over.set()
+        for one in clients:
+            one.join(60)
+    assert not any(one.is_alive() for one in clients)
     first = min(when for when, stage2 in found if when > added and stage2["status"] == "completed")
-    over.set()
-    for one in clients:
-        one.join(60)
-        assert not one.is_alive()
     counted = Counter(stage2["status"] for _, stage2 in found)
     reasons = {stage2["reason"] for _, stage2 in found if stage2["status"] == "skipped"}
     figure(
@@ -255,4 +280,4 @@ def test_stage2_is_removed_and_added_again_while_serving(stand: Stand, figure: A
     )
     assert set(counted) == {"completed", "skipped"}
     assert all(reasons)
-    assert STAGE1.replicas == 2
+    assert truth < TRUTH_S
