@@ -5,6 +5,8 @@
 Every replica reserves one logical GPU and holds its slot for a fixed time (benchmarks/logical), so
 what is measured is all that the service adds: HTTP, store, runner, routing. The other stage has
 replicas to spare. Two clients a replica send one request after the other: the queue is never empty.
+At the end two clients send photos to one replica of each stage with the embedded checkpoint, on the
+CPU: what this machine makes.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -23,7 +26,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.logical.cluster import ROOT, LogicalCluster, until
-from benchmarks.logical.config import StageSize, service_config
+from benchmarks.logical.config import FrontSize, StageSize, service_config
 from benchmarks.logical.journal import read_runs
 
 PICTURE = (ROOT / "serve_app" / "sample" / "person.png").read_bytes()
@@ -43,21 +46,7 @@ def measure(
     )
     until(lambda: count(cluster, stage) == replicas, 60)
     began = time.time()
-
-    def client(_: int) -> list[float]:
-        seconds = []
-        for _ in range(requests):
-            sent = time.monotonic()
-            answer = cluster.http.post(
-                "/generate", files={"image": ("p.png", PICTURE)}, data={"seed": str(next(seeds))}
-            )
-            assert answer.status_code == 200, answer.text
-            seconds.append(time.monotonic() - sent)
-        return seconds
-
-    clients = CLIENTS_A_REPLICA * replicas
-    with ThreadPoolExecutor(clients) as pool:
-        latencies = [one for those in pool.map(client, range(clients)) for one in those]
+    latencies = load(cluster, CLIENTS_A_REPLICA * replicas, requests, seeds)
     runs = [run for run in read_runs(cluster.folder) if run.stage == stage and run.begin > began]
     took = max(run.end or 0.0 for run in runs) - min(run.begin for run in runs)
     ideal = replicas * 60 / hold_s
@@ -71,6 +60,45 @@ def measure(
         "share_of_ideal": round(rate / ideal, 3),
         "latency_median_s": round(statistics.median(latencies), 2),
         "latency_largest_s": round(max(latencies), 2),
+    }
+
+
+def load(cluster: LogicalCluster, clients: int, requests: int, seeds: Any) -> list[float]:
+    """Seconds of each request, of clients that send one after the other."""
+
+    def client(_: int) -> list[float]:
+        seconds = []
+        for _ in range(requests):
+            sent = time.monotonic()
+            answer = cluster.http.post(
+                "/generate", files={"image": ("p.png", PICTURE)}, data={"seed": str(next(seeds))}
+            )
+            assert answer.status_code == 200, answer.text
+            seconds.append(time.monotonic() - sent)
+        return seconds
+
+    with ThreadPoolExecutor(clients) as pool:
+        return [one for those in pool.map(client, range(clients)) for one in those]
+
+
+def embedded(cluster: LogicalCluster, requests: int, seeds: Any) -> dict[str, Any]:
+    """The same service with the networks in it. The first request, which warms up, is apart."""
+    real = {"checkpoint": "embedded"}
+    stage = StageSize(gpus=0, args=real)
+    cluster.deploy(
+        service_config(cluster.folder, stage, stage, FrontSize(args=real), stages="serve_app.app"),
+        ready=("front", "stage1", "stage2"),
+    )
+    (first,) = load(cluster, 1, 1, seeds)
+    began = time.monotonic()
+    latencies = load(cluster, CLIENTS_A_REPLICA, requests, seeds)
+    return {
+        "checkpoint": "embedded",
+        "cores": os.cpu_count(),
+        "first_s": round(first, 1),
+        "requests": len(latencies),
+        "requests_a_minute": round(60 * len(latencies) / (time.monotonic() - began), 2),
+        "latency_median_s": round(statistics.median(latencies), 1),
     }
 
 
@@ -95,7 +123,8 @@ def main() -> None:
             for stage in ("stage1", "stage2")
             for replicas in (1, 2, 4)
         ]
-    print(json.dumps({"hold_s": given.hold, "rows": rows}, indent=2))
+        own = embedded(cluster, given.requests, seeds)
+    print(json.dumps({"hold_s": given.hold, "rows": rows, "embedded": own}, indent=2))
 
 
 if __name__ == "__main__":
