@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 # The first word found in a kernel's name decides.
 CATEGORIES = {
     "own kernels": (
         "_geglu",
+        "_linear_geglu",
+        "_mean_into",
         "_channel_moments",
         "_group_factors",
         "_scale_channels",
@@ -35,9 +38,11 @@ _KERNELS = 30  # of the longest
 
 
 def profile_by_category(work: Callable[[], object], device: str) -> dict[str, object]:
-    """Milliseconds by category, and the kernels that take most.
+    """Milliseconds by category, the kernels that take most, and how the device was occupied.
 
-    On a CPU operators stand in for kernels.
+    ``launches`` counts kernels and copies, ``busy_ms`` is how long at least one of them ran,
+    ``span_ms`` the time from the first to the end of the last. On a CPU operators stand in for
+    kernels.
     """
     on_gpu = device.startswith("cuda")
     activities = [ProfilerActivity.CUDA] if on_gpu else [ProfilerActivity.CPU]
@@ -53,7 +58,19 @@ def profile_by_category(work: Callable[[], object], device: str) -> dict[str, ob
             spent[category(event.key)] = spent.get(category(event.key), 0.0) + us / 1000
             kernels[event.key[:90]] = kernels.get(event.key[:90], 0.0) + us / 1000
     top = sorted(kernels.items(), key=lambda item: -item[1])[:_KERNELS]
+    spans = sorted(
+        (event.time_range.start, event.time_range.end)
+        for event in recorded.events()
+        if (event.device_type != DeviceType.CPU) == on_gpu
+    )
+    busy, reached = 0.0, float("-inf")
+    for start, end in spans:
+        busy += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
     return {
+        "launches": len(spans),
+        "busy_ms": round(busy / 1000, 2),
+        "span_ms": round((reached - spans[0][0]) / 1000, 2),
         "by_category": {k: round(v, 2) for k, v in sorted(spent.items(), key=lambda i: -i[1])},
         "largest": {name: round(ms, 2) for name, ms in top},
     }

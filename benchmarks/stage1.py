@@ -3,14 +3,18 @@
     python -m benchmarks.stage1 --variants graph,one-stream,fp8 --compare graph,fp8 --out a.json
     python -m benchmarks.stage1 --checkpoint random:small --steps 3
 
-    python -m benchmarks.stage1 --write-tree /tmp/tree --checkpoint /tmp/tree --whole
+    python -m benchmarks.stage1 --write-tree /tmp/tree --checkpoint /tmp/tree \
+        --variants none --whole
 
 A variant says how a step runs: ``eager`` plain torch, ``kernels`` with fused kernels, ``graph``
 these recorded as a CUDA graph (what the pipeline does on a GPU), ``one-stream`` the same without
-the flow beside the UNet, ``fp8`` with the large linear layers in FP8, ``compile`` blocks compiled
-and recorded, ``compile-kernels`` both. ``--compare`` names those whose views are held against one
-run in plain float32. Each part is tried on its own: one that fails is reported and the next one
-runs. The JSON file is written after every part.
+the flow beside the UNet, ``fp8`` with the large linear layers in FP8, ``geglu`` with the gate in
+the kernel of its product, ``hopper`` with our own attention kernel, ``geglu-hopper`` both,
+``compile`` blocks compiled and recorded, ``compile-kernels`` with fused kernels, too.
+
+``--compare`` names those whose views are held against one run in plain float32. Each part is tried
+on its own: one that fails is reported and the next one runs. The JSON file is written after every
+part.
 """
 
 from __future__ import annotations
@@ -31,15 +35,17 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.ledger import Ledger
 from benchmarks.profile_table import profile_by_category
 from benchmarks.random_tree import write_stage1_tree
 from deployments.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from deployments.checkpoints.component import Component
-from deployments.contracts import GenerationOptions, PreparedImage
+from deployments.contracts import GenerationOptions, PreparedImage, Progress
 from deployments.layers.attention import choose_backend
+from deployments.layers.attention.hopper import use_hopper_kernel
 from deployments.layers.float8 import require_float8
 from deployments.layers.flow_schedule import flow_schedule
-from deployments.layers.pointwise import use_kernels
+from deployments.layers.pointwise import use_gated_product, use_kernels
 from deployments.stage1.acceleration import Stepper
 from deployments.stage1.models.config import JointModelConfig
 from deployments.stage1.models.joint_model import Conditioning, JointModel
@@ -68,6 +74,8 @@ class Variant:
     compile: bool = False
     two_streams: bool = True
     fp8: bool = False
+    gated_product: bool = False
+    hopper: bool = False
 
 
 VARIANTS = {
@@ -76,6 +84,10 @@ VARIANTS = {
     "graph": Variant(kernels=True, graph=True),
     "one-stream": Variant(kernels=True, graph=True, two_streams=False),
     "fp8": Variant(kernels=True, graph=True, fp8=True),
+    "geglu": Variant(kernels=True, graph=True, gated_product=True),
+    "hopper": Variant(kernels=True, graph=True, hopper=True),
+    "geglu-hopper": Variant(kernels=True, graph=True, gated_product=True, hopper=True),
+    "fp8-hopper": Variant(kernels=True, graph=True, fp8=True, hopper=True),
     "eager-graph": Variant(kernels=False, graph=True),
     "compile": Variant(kernels=False, graph=True, compile=True),
     "compile-kernels": Variant(kernels=True, graph=True, compile=True),
@@ -137,6 +149,10 @@ def measure(
             _seconds(lambda i=i: velocities(run.noise, i), arguments.device)
             for i in range(arguments.steps)
         ]
+        # As in a run: a step is queued while the one before is still computed.
+        in_a_run = _seconds(
+            lambda: [velocities(run.noise, i) for i in range(arguments.steps)], arguments.device
+        )
         flop = run.flop()
         profile = profile_by_category(lambda: velocities(run.noise, 0), arguments.device)
     ms = 1000 * statistics.median(seconds)
@@ -144,6 +160,7 @@ def measure(
     return {
         "ms_a_step": round(ms, 2),
         "fastest_ms": round(1000 * min(seconds), 2),
+        "ms_in_a_run": round(1000 * in_a_run / arguments.steps, 2),
         "tflop": round(flop / 1e12, 2),
         "tflop_a_second": round(rate, 1),
         "share_of_card": round(rate / CARD_TFLOPS, 3),
@@ -187,15 +204,19 @@ def compare(
 
 def whole(checkpoint: Checkpoint, arguments: argparse.Namespace) -> dict[str, Any]:
     """Load time, then the pipeline from a prepared picture to views and voxels, twice."""
-    use_kernels(True)
+    _choose(VARIANTS[arguments.whole])
     start = time.perf_counter()
+    loading = Ledger(arguments.device)
     pipeline = Stage1Pipeline.from_checkpoint(
-        checkpoint, device=arguments.device, dtype=DTYPES[arguments.dtype]
+        checkpoint, device=arguments.device, dtype=DTYPES[arguments.dtype], ready=loading
     )
-    _synchronise(arguments.device)
     ready = time.perf_counter() - start
-    at_loading = _peak(arguments.device)
-    _reset_peak(arguments.device)
+    running = Ledger(arguments.device)
+
+    def note(progress: Progress) -> None:
+        if not progress.sampling:
+            running(f"before {progress.message}")
+
     size, condition = checkpoint.method.picture_size, checkpoint.method.condition_size
     picture = np.random.default_rng(0).integers(0, 255, (size, size, 4), dtype=np.uint8)
     prepared = PreparedImage(
@@ -207,12 +228,18 @@ def whole(checkpoint: Checkpoint, arguments: argparse.Namespace) -> dict[str, An
         alpha_coverage=1.0,
     )
     options = GenerationOptions(stage1_steps=arguments.compare_steps)
-    runs = [pipeline(prepared, replace(options, seed=seed)).timings for seed in (1, 2)]
+    timings = []
+    for seed in (1, 2):
+        timings.append(pipeline(prepared, replace(options, seed=seed), progress=note).timings)
+        running("end of the run")
+    print(loading.table(), running.table(), sep="\n")
     return {
         "ready_s": round(ready, 2),
-        "timings_s": runs,
-        "peak_gb_loading": at_loading,
-        "peak_gb": _peak(arguments.device),
+        "timings_s": timings,
+        "peak_gb_loading": loading.peak_gb,
+        "peak_gb": running.peak_gb,
+        "loading": loading.rows,
+        "running": running.rows,
     }
 
 
@@ -228,7 +255,7 @@ class Run:
         guidance: float,
     ) -> None:
         torch._dynamo.reset()
-        use_kernels(variant.kernels)
+        _choose(variant)
         self.config = JointModelConfig.from_dict(checkpoint.config(Component.JOINT_MODEL))
         if variant.fp8:
             require_float8(device)
@@ -331,7 +358,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--write-tree", type=Path, default=None, help="write random weights of official size first"
     )
-    parser.add_argument("--whole", action="store_true", help="time the whole pipeline, too")
+    parser.add_argument(
+        "--whole", nargs="?", const="graph", default=None, help="time the whole pipeline, too"
+    )
     parser.add_argument("--out", type=Path, default=None, help="JSON file")
     arguments = parser.parse_args()
     if arguments.dtype is None:
@@ -339,11 +368,22 @@ def _arguments() -> argparse.Namespace:
     return arguments
 
 
+def _choose(variant: Variant) -> None:
+    """Set what a variant chooses for the whole process."""
+    use_kernels(variant.kernels)
+    use_gated_product(variant.gated_product)
+    use_hopper_kernel(variant.hopper)
+
+
 def _attempt(into: dict[str, Any], name: str, work: Callable[[], dict[str, Any]]) -> None:
     """Run one measurement; a failure becomes its result."""
     try:
         into[name] = work()
-        shown = {key: value for key, value in into[name].items() if key != "profile_ms"}
+        shown = {
+            key: value
+            for key, value in into[name].items()
+            if key not in ("profile_ms", "loading", "running")
+        }
         print(f"{name:16s} {shown}", flush=True)
     except Exception as error:  # the next variant is to run whatever failed here
         into[name] = {"error": f"{type(error).__name__}: {error}"}

@@ -22,6 +22,7 @@ from deployments.layers.pointwise import (
     add_gated,
     add_norm,
     add_norm_modulated,
+    head_rms_norm,
     linear_gelu,
     norm_modulated,
 )
@@ -40,12 +41,28 @@ class SelfAttention(nn.Module):
         self.q_rms_norm = HeadRMSNorm(heads, channels // heads) if qk_rms_norm else None
         self.k_rms_norm = HeadRMSNorm(heads, channels // heads) if qk_rms_norm else None
         self.to_out = nn.Linear(channels, channels)
+        self._gains: Tensor | None = None  # (2 H, D), those of q and k once they are fused
+
+    def fuse(self) -> None:
+        """Let the norms of q and k run as one; the module must stay on its device afterwards.
+
+        The parameters become views of the joint gains: nothing is held twice.
+        """
+        if self.q_rms_norm is None or self.k_rms_norm is None:
+            return
+        norms = (self.q_rms_norm, self.k_rms_norm)
+        self._gains = torch.cat([norm.gamma.detach() for norm in norms])
+        for norm, part in zip(norms, self._gains.chunk(2), strict=True):
+            norm.gamma = nn.Parameter(part, requires_grad=False)
 
     def forward(self, x: Tensor, lengths: Lengths | None = None) -> Tensor:
         """(B, T, C), or (N, C) with ``lengths`` -> the same shape."""
         qkv = self.to_qkv(x).unflatten(-1, (3, self.heads, -1))  # (..., 3, H, D)
         q, k, v = qkv.unbind(-3)
-        if self.q_rms_norm is not None and self.k_rms_norm is not None:
+        if self._gains is not None:
+            both = head_rms_norm(qkv[..., :2, :, :].flatten(-3, -2), self._gains)
+            q, k = both.unflatten(-2, (2, -1)).unbind(-3)
+        elif self.q_rms_norm is not None and self.k_rms_norm is not None:
             q, k = self.q_rms_norm(q), self.k_rms_norm(k)
         return self.to_out(_attend(q, k, v, lengths, lengths).flatten(-2))
 
@@ -116,6 +133,13 @@ class ModulatedBlock(nn.Module):
         self.cross_attn = CrossAttention(channels, context_channels, heads)
         self.mlp = FeedForward(channels, mlp_ratio)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(channels, 6 * channels))
+        self._blank: Tensor | None = None  # ``cross_attn.of_zeros()`` once it is kept
+
+    def fuse(self) -> None:
+        """Prepare for inference: keep what depends on weights alone, join the norms of q and k."""
+        self.self_attn.fuse()
+        with torch.no_grad():
+            self._blank = self.cross_attn.of_zeros()
 
     def modulation(self, time: Tensor) -> Tensor:
         """Time embedding (B or 1, C) -> shift, scale, gate, twice (B or 1, 6 C)."""
@@ -140,7 +164,9 @@ class ModulatedBlock(nn.Module):
         x, h = add_norm(x, self.self_attn(h, lengths), self.norm2, gate1)
         unread = x.shape[0] - context_keys.shape[0] if lengths is None else 0
         h = self.cross_attn(h[unread:] if unread else h, context_keys, lengths)
-        blank = self.cross_attn.of_zeros() if unread else None
+        blank = None
+        if unread:
+            blank = self._blank if self._blank is not None else self.cross_attn.of_zeros()
         x, h = add_norm_modulated(x, h, shift2, scale2, _EPS, blank=blank)
         return add_gated(x, self.mlp(h), gate2)
 

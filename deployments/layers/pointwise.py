@@ -18,12 +18,22 @@ _BODY_VIEWS = 4
 _DOMAINS = 2
 _TRITON_IS_HERE = find_spec("triton") is not None
 _kernels_wanted = True
+_gated_product_wanted = False
 
 
 def use_kernels(wanted: bool) -> None:
     """Choose for the process whether fused kernels take over on a GPU (benchmarks compare)."""
     global _kernels_wanted
     _kernels_wanted = wanted
+
+
+def use_gated_product(wanted: bool) -> None:
+    """Choose for the process whether a kernel of ours gates a product while it stores it.
+
+    Elsewhere the product is the library's, and gating it is a pass of its own.
+    """
+    global _gated_product_wanted
+    _gated_product_wanted = wanted
 
 
 def takes_kernels(x: Tensor) -> bool:
@@ -63,12 +73,13 @@ def group_norm(
     return F.silu(y) if silu else y
 
 
-def add_bias(h: Tensor, bias: Tensor, x: Tensor) -> Tensor:
-    """h + bias + x: pictures (N, C, H, W), bias (C,)."""
+def add_bias(h: Tensor, bias: Tensor, x: Tensor, more: Tensor | None = None) -> Tensor:
+    """h + bias + x: pictures (N, C, H, W), bias (C,). ``more`` (C,) is added to the bias."""
     if _fused(x):
         from deployments.layers import pointwise_triton as kernels
 
-        return kernels.add_bias(h, bias, x)
+        return kernels.add_bias(h, bias, x, more)
+    bias = bias if more is None else bias + more
     return h + bias[:, None, None] + x
 
 
@@ -91,6 +102,16 @@ def bias_in_place(x: Tensor, bias: Tensor) -> Tensor:
         kernels.bias_in_place(channels_last, bias)
         return x
     return x + bias.view(-1, *[1] * (x.ndim - 2))
+
+
+def mean_into(x: Tensor, y: Tensor) -> None:
+    """x becomes (x + y) / 2: (A, B, H, W, C) with any strides, channels side by side."""
+    if _fused(x):
+        from deployments.layers import mean_triton
+
+        mean_triton.mean_into(x, y)
+    else:
+        x.copy_(torch.lerp(x, y, 0.5))
 
 
 def add_gated(x: Tensor, h: Tensor, gate: Tensor) -> Tensor:
@@ -127,11 +148,21 @@ def linear_gelu(x: Tensor, layer: nn.Linear) -> Tensor:
 def geglu(h: Tensor) -> Tensor:
     """(..., 2 C) = [a | g] -> a GELU(g) (..., C), GELU in its exact form."""
     if _fused(h):
-        from deployments.layers import pointwise_triton as kernels
+        from deployments.layers import geglu_triton
 
-        return kernels.geglu(h.contiguous())
+        return geglu_triton.geglu(h.contiguous())
     a, g = h.chunk(2, dim=-1)
     return a * F.gelu(g)
+
+
+def linear_geglu(x: Tensor, layer: nn.Linear) -> Tensor:
+    """``geglu`` of layer(x): (..., C) -> (..., D), the layer has 2 D outputs."""
+    half = x.dtype in (torch.float16, torch.bfloat16)
+    if _gated_product_wanted and _fused(x) and half and layer.bias is not None:
+        from deployments.layers import geglu_triton
+
+        return geglu_triton.linear_geglu(x, layer.weight, layer.bias)
+    return geglu(layer(x))
 
 
 def add_norm(

@@ -20,36 +20,6 @@ _TILE = 4096  # elements that a program holds at a time
 
 
 @triton.jit
-def _geglu(h, out, rows, hidden, ROWS: tl.constexpr, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = (row < rows)[:, None] & (column < hidden)[None, :]
-    start = h + row[:, None] * (2 * hidden) + column[None, :]
-    a = tl.load(start, mask=inside, other=0.0).to(tl.float32)
-    g = tl.load(start + hidden, mask=inside, other=0.0).to(tl.float32)
-    y = a * 0.5 * g * (1.0 + tl.erf(g * 0.7071067811865476))
-    tl.store(out + row[:, None] * hidden + column[None, :], y, mask=inside)
-
-
-def geglu(h: Tensor) -> Tensor:
-    """See ``pointwise.geglu``."""
-    hidden = h.shape[-1] // 2
-    rows = h.numel() // (2 * hidden)
-    out = h.new_empty(*h.shape[:-1], hidden)
-    block = _whole_block(hidden, 1024)
-    at_once = _TILE // 2 // block
-    grid = (triton.cdiv(rows, at_once), triton.cdiv(hidden, block))
-    _geglu[grid](h, out, rows, hidden, ROWS=at_once, BLOCK=block)
-    return out
-
-
-def _whole_block(channels: int, most: int) -> int:
-    """The widest block of at least 64 columns that fills whole ones; else one that holds all."""
-    block = min(most, channels & -channels)  # the power of two in it
-    return block if block >= 64 else min(most, triton.next_power_of_2(channels))
-
-
-@triton.jit
 def _channel_moments(
     x,
     means,
@@ -245,22 +215,26 @@ def group_norm(
 def _add_scaled(
     h,
     vector,
+    more,
     x,
     out,
     rows,
     channels,
     ADD: tl.constexpr,
+    MORE: tl.constexpr,
     GATED: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """x + h + vector, x + vector h, or without ADD h + vector."""
+    """x + h + vector, x + vector h, or without ADD h + vector; ``more`` joins the vector."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     known = column < channels
     inside = (row < rows)[:, None] & known[None, :]
     place = row[:, None] * channels + column[None, :]
     v = tl.load(vector + column, mask=known, other=0.0).to(tl.float32)
+    if MORE:
+        v += tl.load(more + column, mask=known, other=0.0).to(tl.float32)
     y = tl.load(h + place, mask=inside, other=0.0).to(tl.float32)
     if GATED:
         y = y * v[None, :]
@@ -271,10 +245,10 @@ def _add_scaled(
     tl.store(out + place, y, mask=inside)
 
 
-def add_bias(h: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+def add_bias(h: Tensor, bias: Tensor, x: Tensor, more: Tensor | None = None) -> Tensor:
     """See ``pointwise.add_bias``."""
     h, x = (t.contiguous(memory_format=torch.channels_last) for t in (h, x))
-    return _add(h, bias, x, torch.empty_like(x), channels=x.shape[1], gated=False)
+    return _add(h, bias, x, torch.empty_like(x), channels=x.shape[1], gated=False, more=more)
 
 
 def bias_in_place(x: Tensor, bias: Tensor) -> None:
@@ -290,18 +264,27 @@ def add_gated(x: Tensor, h: Tensor, gate: Tensor) -> Tensor:
 
 
 def _add(
-    h: Tensor, vector: Tensor, x: Tensor | None, out: Tensor, *, channels: int, gated: bool
+    h: Tensor,
+    vector: Tensor,
+    x: Tensor | None,
+    out: Tensor,
+    *,
+    channels: int,
+    gated: bool,
+    more: Tensor | None = None,
 ) -> Tensor:
     block, rows = 64, h.numel() // channels
     grid = (triton.cdiv(rows, _TILE // block), triton.cdiv(channels, block))
     _add_scaled[grid](
         h,
         vector,
+        vector if more is None else more,
         h if x is None else x,
         out,
         rows,
         channels,
         ADD=x is not None,
+        MORE=more is not None,
         GATED=gated,
         ROWS=_TILE // block,
         BLOCK=block,

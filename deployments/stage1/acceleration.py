@@ -11,7 +11,7 @@ from deployments.layers.modulated_block import ModulatedBlock
 from deployments.stage1.models.joint_model import Conditioning, JointModel, Prepared
 from deployments.stage1.models.sync import PictureSync, StructureSync
 from deployments.stage1.models.unet_blocks import MultiviewTransformer, ResnetBlock
-from deployments.stage1.sampler import Latents, Velocities
+from deployments.stage1.sampler import TIME_SCALE, Latents, Velocities
 
 _COMPILED = (ResnetBlock, MultiviewTransformer, ModulatedBlock, StructureSync, PictureSync)
 _LAYER_SHAPES = 64  # more than there are kinds of one layer; the default gives up after eight
@@ -68,6 +68,24 @@ class Stepper:
         graph.load(prepared)
         return graph.step
 
+    @torch.inference_mode()
+    def warm_up(self, conditioning: Conditioning) -> None:
+        """Run a guided step once: libraries choose their algorithms, the graph is recorded."""
+        times = [float(TIME_SCALE)]
+        velocities = self.start(conditioning, times, flow_times=times, guided=True)
+        config, size = self.model.config, self.model.config.sample_size
+        velocities(
+            Latents(
+                torch.zeros(
+                    2 * config.num_views, config.out_channels, size, size, device=self.device
+                ),
+                torch.zeros(
+                    1, config.trellis_in_channels, *[config.resolution] * 3, device=self.device
+                ),
+            ),
+            0,
+        )
+
 
 class _StepGraph:
     """A recorded step and the memory that it reads and writes."""
@@ -75,16 +93,18 @@ class _StepGraph:
     def __init__(self, model: JointModel) -> None:
         self._model = model
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._run: Prepared  # of the current run: rows by step are taken from here
         self._inputs: Prepared  # of the first run: the memory that the recorded kernels read
+        self._rows: tuple[Tensor, Tensor]  # of the current run, by step
         self._latents: Latents
         self._step: tuple[Tensor, Tensor]
         self._outputs: tuple[Tensor, Tensor]
 
     def load(self, prepared: Prepared) -> None:
         """Make ``prepared`` the run whose steps are evaluated."""
-        self._run = prepared
-        if self._graph is not None:
+        self._rows = prepared.by_step()
+        if self._graph is None:
+            self._inputs = prepared
+        else:
             for held, new in zip(self._inputs.shared(), prepared.shared(), strict=True):
                 held.copy_(new)
 
@@ -94,16 +114,15 @@ class _StepGraph:
             self._record(latents)
         for held, new in zip(self._latents, latents, strict=True):
             held.copy_(new)
-        for held, rows in zip(self._step, self._run.by_step(), strict=True):
+        for held, rows in zip(self._step, self._rows, strict=True):
             held.copy_(rows[index])
         assert self._graph is not None
         self._graph.replay()
         return self._outputs
 
     def _record(self, latents: Latents) -> None:
-        self._inputs = self._run
         self._latents = Latents(*(x.clone() for x in latents))
-        time_shifts, modulation = (rows[0].clone() for rows in self._run.by_step())
+        time_shifts, modulation = (rows[0].clone() for rows in self._rows)
         self._step = (time_shifts, modulation)
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())

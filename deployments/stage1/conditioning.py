@@ -6,7 +6,9 @@ it for guidance, where unconditional rows are zero (the noise-level part of the 
 
 from __future__ import annotations
 
+import importlib
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from deployments.checkpoints.checkpoint import Checkpoint
 from deployments.checkpoints.component import Component
 from deployments.contracts import PreparedImage, UInt8
 from deployments.layers.dinov2 import DinoV2
+from deployments.stage1.models.config import JointModelConfig
 from deployments.stage1.models.joint_model import Conditioning
 from deployments.stage1.picture_vae import PictureVae
 
@@ -65,14 +68,21 @@ class Stage1Encoders:
 
     @classmethod
     def from_checkpoint(
-        cls, checkpoint: Checkpoint, *, device: torch.device | str, dtype: torch.dtype
+        cls,
+        checkpoint: Checkpoint,
+        *,
+        device: torch.device | str,
+        dtype: torch.dtype,
+        ready: Callable[[str], None] = lambda part: None,
     ) -> Stage1Encoders:
-        return cls(
-            ClipEncoder.from_checkpoint(checkpoint, device=device, dtype=dtype),
-            PictureVae.from_checkpoint(checkpoint, device=device, dtype=dtype),
-            DinoV2.from_checkpoint(checkpoint, device=device, dtype=dtype),
-            checkpoint.prompt_embeddings().to(device, dtype),
-        )
+        """Load them; ``ready`` is told the name of every part that is there."""
+        clip = ClipEncoder.from_checkpoint(checkpoint, device=device, dtype=dtype)
+        ready("clip")
+        vae = PictureVae.from_checkpoint(checkpoint, device=device, dtype=dtype)
+        ready("picture autoencoder")
+        dinov2 = DinoV2.from_checkpoint(checkpoint, device=device, dtype=dtype)
+        ready("dinov2")
+        return cls(clip, vae, dinov2, checkpoint.prompt_embeddings().to(device, dtype))
 
     def __call__(self, prepared: PreparedImage) -> Conditioning:
         """Encode one photo; the ten rows show two different pictures, so two are encoded."""
@@ -84,6 +94,28 @@ class Stage1Encoders:
             prompts=self.prompts,
             condition=self.dinov2.condition(prepared.condition[None]),
         )
+
+
+def blank_conditioning(checkpoint: Checkpoint) -> Conditioning:
+    """Zeros in the shapes that ``Stage1Encoders`` of this checkpoint gives."""
+    joint = JointModelConfig.from_dict(checkpoint.config(Component.JOINT_MODEL))
+    dinov2 = checkpoint.config(Component.DINOV2)
+    patches = (checkpoint.method.condition_size // dinov2["patch_size"]) ** 2
+    tokens = 1 + dinov2["num_register_tokens"] + patches
+    pictures, size = 2 * joint.num_views, joint.sample_size
+    return Conditioning(
+        prompts=torch.zeros_like(checkpoint.prompt_embeddings()),
+        pictures=torch.zeros(pictures, joint.projection_class_embeddings_input_dim),
+        latents=torch.zeros(pictures, joint.out_channels, size, size),
+        condition=torch.zeros(1, tokens, joint.cond_channels),
+    )
+
+
+def import_libraries() -> None:
+    """Import what the encoders are built with: seconds that can pass beside other work."""
+    importlib.import_module("diffusers.models.autoencoders.autoencoder_kl")
+    importlib.import_module("transformers.models.clip.modeling_clip")
+    importlib.import_module("transformers.models.dinov2_with_registers")
 
 
 def clip_pictures(pictures: UInt8, size: int) -> UInt8:

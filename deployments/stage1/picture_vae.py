@@ -43,7 +43,7 @@ class PictureVae:
         weight = next(self.model.parameters())
         pixels = torch.from_numpy(pictures).to(weight.device).permute(0, 3, 1, 2)
         pixels = (pixels.float() / 255 * 2 - 1).to(weight.dtype)
-        with _small_workspaces():
+        with small_workspaces():
             rows = [
                 self.model.encode(part).latent_dist.mode() * self.scale
                 for part in torch.split(pixels, self._rows)
@@ -54,12 +54,12 @@ class PictureVae:
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, 4, h, w) to float32 pictures (B, 3, 8h, 8w), clamped to 0..1."""
         latents = latents.to(next(self.model.parameters()).dtype) / self.scale
-        with _small_workspaces():
+        with small_workspaces():
             rows = [self.model.decode(part).sample for part in torch.split(latents, self._rows)]
         return (torch.cat(rows).float() / 2 + 0.5).clamp(0, 1)
 
 
-def _small_workspaces() -> AbstractContextManager[None]:
+def small_workspaces() -> AbstractContextManager[None]:
     """Take cuDNN's first choice of algorithm: trying all of them takes gigabytes at these sizes."""
     flags: AbstractContextManager[None] = torch.backends.cudnn.flags(
         enabled=True, benchmark=False, allow_tf32=torch.backends.cudnn.allow_tf32

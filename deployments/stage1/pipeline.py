@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -27,7 +28,11 @@ from deployments.layers.attention import choose_backend
 from deployments.layers.float8 import require_float8
 from deployments.layers.flow_schedule import flow_schedule
 from deployments.stage1.acceleration import Stepper
-from deployments.stage1.conditioning import Stage1Encoders
+from deployments.stage1.conditioning import (
+    Stage1Encoders,
+    blank_conditioning,
+    import_libraries,
+)
 from deployments.stage1.models.config import JointModelConfig
 from deployments.stage1.models.joint_model import JointModel
 from deployments.stage1.models.quantised import use_float8
@@ -36,6 +41,7 @@ from deployments.stage1.models.structure_decoder import (
     StructureDecoderConfig,
     occupied_voxels,
 )
+from deployments.stage1.picture_vae import small_workspaces
 from deployments.stage1.sampler import (
     STAGE,
     TIME_SCALE,
@@ -73,12 +79,14 @@ class Stage1Pipeline:
         attention: str = "auto",
         compile: bool = False,
         fp8: bool = False,
+        ready: Callable[[str], None] = lambda part: None,
     ) -> Stage1Pipeline:
         """Load everything once.
 
         ``dtype`` None means float16 on a GPU and float32 on a CPU. ``compile`` trades minutes at
-        the start for faster steps on a GPU, ``fp8`` exactness for them. Raises ``BackendError``
-        for what this device can not do.
+        the start for faster steps on a GPU, ``fp8`` exactness for them. ``ready`` is told the name
+        of every part that is loaded or has run. Raises ``BackendError`` for what this device can
+        not do.
         """
         choose_backend(attention, device)
         if fp8:
@@ -86,25 +94,37 @@ class Stage1Pipeline:
         dtype = dtype or (torch.float16 if device.startswith("cuda") else torch.float32)
         joint = JointModelConfig.from_dict(checkpoint.config(Component.JOINT_MODEL))
         decoder = StructureDecoderConfig.from_dict(checkpoint.config(Component.STRUCTURE_DECODER))
-        model = checkpoint.load(
-            Component.JOINT_MODEL, lambda: JointModel(joint), device=device, dtype=dtype
-        ).prepare_for_inference()
-        if fp8:
-            use_float8(model)
-        pipeline = cls(
-            Stage1Encoders.from_checkpoint(checkpoint, device=device, dtype=dtype),
-            Stepper(model, compile=compile),
-            # Its sign decides which voxels exist: float32, and still a few milliseconds.
-            checkpoint.load(
-                Component.STRUCTURE_DECODER,
-                lambda: StructureDecoder(decoder),
-                device=device,
-                dtype=torch.float32,
-            ),
-            checkpoint.method,
+        on_gpu = torch.device(device).type == "cuda"
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            imported = beside.submit(import_libraries)
+            model = checkpoint.load(
+                Component.JOINT_MODEL, lambda: JointModel(joint), device=device, dtype=dtype
+            ).prepare_for_inference()
+            if fp8:
+                use_float8(model)
+            ready("joint model")
+            stepper = Stepper(model, compile=compile)
+            if on_gpu:
+                # While there is room: libraries that try their algorithms take gigabytes for it.
+                stepper.warm_up(blank_conditioning(checkpoint))
+                ready("first step")
+            imported.result()
+        ready("libraries")
+        encoders = Stage1Encoders.from_checkpoint(
+            checkpoint, device=device, dtype=dtype, ready=ready
         )
-        if pipeline.stepper.device.type == "cuda":
+        # Its sign decides which voxels exist: float32, and still a few milliseconds.
+        structure_decoder = checkpoint.load(
+            Component.STRUCTURE_DECODER,
+            lambda: StructureDecoder(decoder),
+            device=device,
+            dtype=torch.float32,
+        )
+        ready("structure decoder")
+        pipeline = cls(encoders, stepper, structure_decoder, checkpoint.method)
+        if on_gpu:
             pipeline.warm_up()
+            ready("first run")
         return pipeline
 
     @torch.inference_mode()
@@ -122,13 +142,15 @@ class Stage1Pipeline:
             alpha_coverage=0.0,
         )
         times = [float(TIME_SCALE)]
-        velocities = self.stepper.start(
-            self.encoders(prepared), times, flow_times=times, guided=True
-        )
+        conditioning = self.encoders(prepared)
+        velocities = self.stepper.start(conditioning, times, flow_times=times, guided=True)
         noise = self._noise(seed=0)
         velocities(noise, 0)
+        self._make_room()
         self.encoders.vae.decode(noise.pictures[:1])
-        self.structure_decoder(noise.structure)
+        with small_workspaces():
+            self.structure_decoder(noise.structure)
+        self._make_room()
 
     @torch.inference_mode()
     def __call__(
@@ -168,8 +190,10 @@ class Stage1Pipeline:
 
         progress(Progress(STAGE, steps, steps, "decoding views and structure"))
         with self._timed("decode", timings):
+            self._make_room()
             color, normal = finish_views(self.encoders.vae.decode(latents.pictures), prepared.rgba)
-            logits = self.structure_decoder(latents.structure)
+            with small_workspaces():
+                logits = self.structure_decoder(latents.structure)
             voxels = occupied_voxels(logits).cpu().numpy().astype("int16")
         if not len(voxels):
             raise GenerationError(
@@ -187,6 +211,11 @@ class Stage1Pipeline:
             steps=steps,
             timings=timings,
         )
+
+    def _make_room(self) -> None:
+        """Give back what earlier parts left to the allocator: the decoder needs large pieces."""
+        if self.stepper.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _noise(self, seed: int) -> Latents:
         config = self.stepper.model.config

@@ -102,28 +102,55 @@ def sample(
 ) -> Latents:
     """Go from noise to the latents of a person.
 
-    ``progress`` is told after every step, ``cancelled`` asked before. Raises ``Cancelled``, and
-    ``GenerationError`` naming the seed when a latent stops being finite.
+    ``progress`` is told after every step, ``cancelled`` asked before; on a GPU the next step is
+    queued by the time a step is told. Raises ``Cancelled``, and ``GenerationError`` naming the
+    seed when a latent stops being finite.
     """
     latents, steps = noise, len(schedule) - 1
+    ahead = 1 if noise.pictures.is_cuda else 0
+    queued: list[_Step] = []
     for index, (time, following) in enumerate(pairwise(schedule)):
         if cancelled():
             raise Cancelled
         of_pictures, of_structure = velocities(latents, index)
         guided = Latents(guide(of_pictures, guidance), guide(of_structure, guidance)[None])
         latents = euler(latents, guided, time - following)
-        _require_finite(latents, index + 1, steps, seed)
-        progress(Progress(STAGE, index + 1, steps, "sampling views and structure", sampling=True))
+        queued.append(_Step(latents, index + 1, steps))
+        if len(queued) > ahead:
+            queued.pop(0).report(progress, seed)
+    for step in queued:
+        step.report(progress, seed)
     return latents
 
 
-def _require_finite(latents: Latents, step: int, steps: int, seed: int) -> None:
-    # A sum is finite when all its terms are: one number comes back from the device, not three.
-    if not bool(torch.isfinite(latents.pictures.sum() + latents.structure.sum())):
-        raise GenerationError(
-            f"the Stage 1 latents are not finite after step {step} of {steps} with seed {seed}: "
-            "try another seed, or compute in bfloat16 or float32",
-            code="not_finite",
-            seed=seed,
-            step=step,
-        )
+class _Step:
+    """A step that was given to the device, and on the way back from there whether it went well.
+
+    A GPU is asked about a step when the next one is already queued: it never waits for the answer.
+    """
+
+    def __init__(self, latents: Latents, number: int, steps: int) -> None:
+        self._number, self._steps = number, steps
+        # A sum is finite when all its terms are: one number comes back from the device, not three.
+        self._finite = torch.isfinite(latents.pictures.sum() + latents.structure.sum())
+        self._arrived: torch.cuda.Event | None = None
+        if self._finite.is_cuda:
+            there = torch.empty((), dtype=torch.bool, pin_memory=True)
+            self._finite = there.copy_(self._finite, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    def report(self, progress: ProgressCallback, seed: int) -> None:
+        """Wait for the step and tell ``progress``. Raises ``GenerationError`` if it went wrong."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        if not bool(self._finite):
+            raise GenerationError(
+                f"the Stage 1 latents are not finite after step {self._number} of {self._steps} "
+                f"with seed {seed}: try another seed, or compute in bfloat16 or float32",
+                code="not_finite",
+                seed=seed,
+                step=self._number,
+            )
+        message = "sampling views and structure"
+        progress(Progress(STAGE, self._number, self._steps, message, sampling=True))

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from deployments.layers.attention import hopper
 from deployments.layers.attention.backend import Backend, current_backend
 
 # In this order SDPA prefers cuDNN's kernel, which is the fastest on Hopper for any length.
@@ -41,6 +42,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         from xformers.ops import memory_efficient_attention
 
         return memory_efficient_attention(q, k, v)
+    if hopper.takes(q, k, v):
+        return hopper.attention(q, k, v)
     return _sdpa(q, k, v)
 
 

@@ -29,7 +29,7 @@ from deployments.stage1.models.unet import (
     residual_blocks,
     transformers,
 )
-from deployments.stage1.models.unet_blocks import Conditions, Upsample
+from deployments.stage1.models.unet_blocks import Conditions, MultiviewTransformer, Upsample
 
 _HEAD_EPS = 1e-5
 
@@ -231,11 +231,11 @@ class JointModel(nn.Module):
         """Lay weights out for speed once they are on their device, in their dtype.
 
         Convolutions go to channels-last memory, the q, k, v weights of every self-attention become
-        one product, the weights of every up-sampling are added up. Values and keys of the state
-        dict do not change.
+        one product, the weights of every up-sampling are added up, what depends on weights alone is
+        computed. Values and keys of the state dict do not change.
         """
         for module in self.modules():
-            if isinstance(module, SelfAttention | Upsample):
+            if isinstance(module, SelfAttention | Upsample | MultiviewTransformer | ModulatedBlock):
                 module.fuse()
             elif isinstance(module, nn.Conv2d):
                 module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

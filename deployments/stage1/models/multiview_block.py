@@ -7,7 +7,6 @@ half that the structure reads and the four body views. Only the row-wise attenti
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from deployments.layers.pointwise import (
@@ -15,13 +14,17 @@ from deployments.layers.pointwise import (
     add_rowwise_norm,
     geglu,
     layer_norm,
+    linear_geglu,
+    mean_into,
     norm_shifted,
     norm_to_rowwise,
+    takes_kernels,
 )
 from deployments.stage1.models.attention import CrossAttention, SelfAttention
 from deployments.stage1.models.correspondence import BODY_VIEWS
 
 DOMAINS = 2  # normal, colour
+_WIDEST_BYTES = 256 * 2**20  # of what a feed-forward layer holds inside
 TextKeys = tuple[Tensor, Tensor]  # keys and values of the prompt, each (rows, L, H, D)
 
 
@@ -56,7 +59,7 @@ class JointDomainAttention(SelfAttention):
         pictures = out.view(-1, self.views, DOMAINS, size, size, out.shape[-1])
         front = pictures[:, 0, :, :head, head : size - head]  # (G, 2, h, h, C)
         face = pictures[:, BODY_VIEWS, :, 1::3, 1::3]
-        front.copy_(torch.lerp(front, face, 0.5))
+        mean_into(front, face)
         return out
 
 
@@ -77,7 +80,9 @@ class GEGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., hidden)."""
-        return geglu(self.proj(x))
+        if isinstance(self.proj, nn.Linear):
+            return linear_geglu(x, self.proj)
+        return geglu(self.proj(x))  # a product in FP8
 
 
 class FeedForward(nn.Module):
@@ -102,6 +107,19 @@ class FeedForward(nn.Module):
     def gated(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., 4 C): what the second linear layer takes."""
         return self.net[0](x)
+
+    def add_to(self, x: Tensor, h: Tensor) -> Tensor:
+        """x plus what ``h`` gives, both (rows, T, C), short of the last bias; may change ``x``.
+
+        Inside, every token is eight times as wide: a few rows at a time keep that small.
+        """
+        row = 8 * h.element_size() * h[0].numel()
+        at_once = max(1, _WIDEST_BYTES // row)
+        if at_once >= len(x) or not takes_kernels(x):
+            return add_product(x, self.gated(h), self.out.weight)
+        for part, tokens in zip(x.split(at_once), h.split(at_once), strict=True):
+            add_product(part, self.gated(tokens), self.out.weight)  # in place
+        return x
 
 
 class MultiviewBlock(nn.Module):
@@ -139,4 +157,4 @@ class MultiviewBlock(nn.Module):
         x, h = add_rowwise_norm(x, h, self.norm2, bias, self.views)
         x = add_product(x, self.attn2.mix(h, *text), self.attn2.out.weight)
         h = norm_shifted(x, self.norm3, self.attn2.out.bias)
-        return add_product(x, self.ff.gated(h), self.ff.out.weight)
+        return self.ff.add_to(x, h)

@@ -61,9 +61,7 @@ class ResnetBlock(nn.Module):
         h = _convolve(self.conv1, group_norm(x, self.norm1, skip=skip))
         h = _convolve(self.conv2, group_norm(h, self.norm2, time_shift))
         bias: Tensor = self.conv2.bias  # type: ignore[assignment]
-        if more_bias is not None:
-            bias = bias + more_bias
-        return add_bias(h, bias, self._shortcut(x, skip))
+        return add_bias(h, bias, self._shortcut(x, skip), more_bias)
 
     def _shortcut(self, x: Tensor, skip: Tensor | None) -> Tensor:
         """Input and skip, which are never joined in memory, in the output's width."""
@@ -91,6 +89,13 @@ class MultiviewTransformer(nn.Module):
             [MultiviewBlock(channels, heads, context_channels, views)]
         )
         self.proj_out = nn.Linear(channels, channels)
+        self._biases: tuple[Tensor, Tensor] | None = None  # ``last_bias`` and its negative, kept
+
+    def fuse(self) -> None:
+        """Compute once what depends on weights alone; they must not change afterwards."""
+        with torch.no_grad():
+            bias = self.last_bias()
+            self._biases = (bias, -bias)
 
     @property
     def block(self) -> MultiviewBlock:
@@ -102,10 +107,10 @@ class MultiviewTransformer(nn.Module):
 
         ``biased``: ``last_bias`` was added to the pictures already, which may be changed.
         """
-        bias = self.last_bias()
         if not biased:
-            x = x + bias[:, None, None]
-        shift = (-bias).expand(x.shape[0], -1)
+            x = x + self.last_bias()[:, None, None]
+        shift = -self.last_bias() if self._biases is None else self._biases[1]
+        shift = shift.expand(x.shape[0], -1)
         tokens = self.proj_in(_to_tokens(group_norm(x, self.norm, shift, silu=False)))
         tokens = self.block.without_last_bias(tokens, text)
         tokens = add_product(_to_tokens(x), tokens, self.proj_out.weight)
@@ -113,6 +118,8 @@ class MultiviewTransformer(nn.Module):
 
     def last_bias(self) -> Tensor:
         """What every pixel gets whatever the input is, (C,)."""
+        if self._biases is not None:
+            return self._biases[0]
         return self.proj_out(self.block.last_bias())
 
 

@@ -42,6 +42,17 @@ def test_every_part_has_an_effect(block: ModulatedBlock) -> None:
     assert not torch.allclose(out, elsewhere)
 
 
+def test_what_is_kept_for_inference_changes_nothing(block: ModulatedBlock) -> None:
+    x, time, context = torch.randn(2, 10, 32), torch.randn(1, 32), torch.randn(1, 5, 24)
+    modulation, keys = block.modulation(time), block.context_keys(context)
+    expected, state = block(x, modulation, keys), dict(block.state_dict())
+    block.fuse()
+    torch.testing.assert_close(block(x, modulation, keys), expected)
+    assert list(block.state_dict()) == list(state)
+    for name, tensor in block.state_dict().items():
+        torch.testing.assert_close(tensor, state[name])
+
+
 def test_items_without_an_entry_have_a_condition_of_zeros(block: ModulatedBlock) -> None:
     x, time, context = torch.randn(2, 10, 32), torch.randn(1, 32), torch.randn(1, 5, 24)
     modulation = block.modulation(time)

@@ -36,6 +36,8 @@ def steps(device: str, dtype: torch.dtype) -> dict[str, Callable[[], Any]]:
     skip = drawn(rows, 64, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
     wide = nn.GroupNorm(32, CHANNELS + 64).to(device, dtype)
     linear = nn.Linear(CHANNELS, 48).to(device, dtype)
+    doubled = nn.Linear(CHANNELS, 160).to(device, dtype)
+    views = drawn(2, VIEWS, 2, SIZE, SIZE, CHANNELS)
     narrow = drawn(rows, SIZE**2, 48)
     convolution = nn.Conv2d(4, CHANNELS, 3, padding=1, stride=2).to(device, dtype)
     narrow_pictures = drawn(rows, 4, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
@@ -52,10 +54,13 @@ def steps(device: str, dtype: torch.dtype) -> dict[str, Callable[[], Any]]:
         "bias_in_place": lambda: pointwise.bias_in_place(pictures.clone(), vector),
         "layer_norm": lambda: pointwise.layer_norm(tokens, layer),
         "add_bias": lambda: pointwise.add_bias(pictures, vector, pictures),
+        "add_two_biases": lambda: pointwise.add_bias(pictures, vector, pictures, vector),
+        "mean_into": lambda: averaged(views.clone()),
         "add_gated": lambda: pointwise.add_gated(tokens, more, vector),
         "add_product": lambda: pointwise.add_product(narrow.clone(), more, linear.weight),
         "linear_gelu": lambda: pointwise.linear_gelu(tokens, linear),
         "geglu": lambda: pointwise.geglu(tokens),
+        "linear_geglu": lambda: pointwise.linear_geglu(tokens, doubled),
         "add_norm": lambda: pointwise.add_norm(tokens, more, layer),
         "add_norm_gated": lambda: pointwise.add_norm(tokens, more, layer, vector),
         "norm_modulated": lambda: pointwise.norm_modulated(tokens, vector, vector, 1e-6),
@@ -67,7 +72,16 @@ def steps(device: str, dtype: torch.dtype) -> dict[str, Callable[[], Any]]:
         "to_rowwise": lambda: pointwise.norm_to_rowwise(tokens, layer, vector, VIEWS),
         "from_rowwise": lambda: pointwise.add_rowwise_norm(tokens, grouped, layer, vector, VIEWS),
         "head_rms_norm": lambda: pointwise.head_rms_norm(heads[:, :, 1], gamma),
+        "head_rms_norm_of_two": lambda: pointwise.head_rms_norm(
+            heads[:, :, :2].flatten(2, 3), torch.cat([gamma, gamma + 1])
+        ),
     }
+
+
+def averaged(views: torch.Tensor) -> torch.Tensor:
+    """Two strided pieces of the pictures, the first one changed in place."""
+    pointwise.mean_into(views[:, 0, :, :2, 2:4], views[:, 4, :, 1::3, 1::3])
+    return views
 
 
 NAMES = list(steps("cpu", torch.float32))
@@ -79,13 +93,15 @@ NAMES = list(steps("cpu", torch.float32))
 def test_kernel_does_what_the_plain_form_does(name: str, dtype: torch.dtype) -> None:
     pytest.importorskip("triton")
     work = steps("cuda", dtype)[name]
+    pointwise.use_gated_product(True)
     with torch.inference_mode():
-        fused = work()
-        pointwise.use_kernels(False)
         try:
+            fused = work()
+            pointwise.use_kernels(False)
             expected = work()
         finally:
             pointwise.use_kernels(True)
+            pointwise.use_gated_product(False)
     loose = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 4e-2}[dtype]
     torch.testing.assert_close(fused, expected, atol=loose, rtol=loose)
 
