@@ -29,7 +29,7 @@ BODY_VIEWS = 4
 CAPACITY = 1.75  # voxels a person at most, in squares of the grid; people have 0.5 to 1.7
 FINE = 64  # voxels of the mesh grid in one of the latents' grid
 COLOR_CELLS = 2  # a side, in one voxel, that have a colour of their own
-CHUNK = 8  # people whose views are read at once, with one degree of wear
+CHUNK = 12  # people whose views are read at once, with one degree of wear
 LATENT_NOISE = 0.4  # of the autoencoder's latents, at most, where views go through it
 
 

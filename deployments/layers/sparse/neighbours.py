@@ -25,16 +25,13 @@ def pack_keys(coords: Tensor) -> Tensor:
 
 def neighbour_table(keys: Tensor) -> Tensor:
     """Find the 27 neighbours of every key among the keys by binary search."""
-    table = torch.full((len(OFFSETS), keys.shape[0]), -1, dtype=torch.int32, device=keys.device)
     if keys.shape[0] == 0:
-        return table
+        return torch.empty(len(OFFSETS), 0, dtype=torch.int32, device=keys.device)
     ascending, order = keys.sort()
-    for row, (dx, dy, dz) in zip(table, OFFSETS, strict=True):
-        wanted = keys + ((dx << 2 * _BITS) + (dy << _BITS) + dz)
-        place = torch.searchsorted(ascending, wanted).clamp_(max=keys.shape[0] - 1)
-        found = ascending[place] == wanted
-        row.copy_(torch.where(found, order[place], -1))
-    return table
+    steps = [(dx << 2 * _BITS) + (dy << _BITS) + dz for dx, dy, dz in OFFSETS]
+    wanted = keys + torch.tensor(steps, device=keys.device)[:, None]  # (27, N)
+    place = torch.searchsorted(ascending, wanted).clamp_(max=keys.shape[0] - 1)
+    return torch.where(ascending[place] == wanted, order[place], -1).int()
 
 
 def subdivided_neighbour_table(parents: Tensor) -> Tensor:
@@ -43,12 +40,24 @@ def subdivided_neighbour_table(parents: Tensor) -> Tensor:
     (27, N) -> (27, 8 N). A step of one from child p along an axis ends in child (p + d) mod 2 of
     the parent floor((p + d) / 2) steps away.
     """
-    table = parents.new_empty(len(OFFSETS), parents.shape[1], 8)
-    for row, offset in zip(table, OFFSETS, strict=True):
-        for child in range(8):
-            ends = [(child >> 2) + offset[0], (child >> 1 & 1) + offset[1], (child & 1) + offset[2]]
-            x, y, z = (end // 2 + 1 for end in ends)
-            parent = parents[9 * x + 3 * y + z]
-            inside = 4 * (ends[0] % 2) + 2 * (ends[1] % 2) + ends[2] % 2
-            row[:, child] = torch.where(parent >= 0, 8 * parent + inside, -1)
-    return table.flatten(1)
+    ends = [
+        [tuple(c + d for c, d in zip(child, offset, strict=True)) for child in _CHILDREN]
+        for offset in OFFSETS
+    ]
+    rows = [[_row(tuple(end // 2 for end in e)) for e in of_offset] for of_offset in ends]
+    inside = [
+        [_CHILDREN.index(tuple(end % 2 for end in e)) for e in of_offset] for of_offset in ends
+    ]
+    parent = parents[torch.tensor(rows, device=parents.device).flatten()]  # (27 * 8, N)
+    child = torch.tensor(inside, dtype=parents.dtype, device=parents.device).flatten()[:, None]
+    table = torch.where(parent >= 0, 8 * parent + child, -1)
+    return table.view(len(OFFSETS), 8, -1).transpose(1, 2).flatten(1).contiguous()
+
+
+_CHILDREN = tuple((x, y, z) for x in (0, 1) for y in (0, 1) for z in (0, 1))
+
+
+def _row(offset: tuple[int, ...]) -> int:
+    """The row of an offset in ``OFFSETS``."""
+    x, y, z = offset
+    return 9 * (x + 1) + 3 * (y + 1) + z + 1

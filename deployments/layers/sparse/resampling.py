@@ -13,14 +13,16 @@ def downsample(x: SparseTensor) -> SparseTensor:
     coarse = x.sites.coarse
     present = (coarse.children >= 0)[..., None]  # (M, 8, 1)
     # Gathered rather than scattered, so that the sum has the same order on every run.
-    total = (x.feats[coarse.children].float() * present).sum(1)
+    children = coarse.children.clamp(min=0)
+    gathered = x.feats.index_select(0, children.flatten()).view(*children.shape, -1)
+    total = (gathered.float() * present).sum(1)
     mean = total / (present.sum(1) + 1)
     return SparseTensor(coarse.sites, mean.to(x.feats.dtype))
 
 
 def upsample(x: SparseTensor, like: SparseTensor) -> SparseTensor:
     """Undo ``downsample(like)``: every voxel of ``like`` copies the row of its parent in ``x``."""
-    return like.with_feats(x.feats[like.sites.coarse.parent])
+    return like.with_feats(x.feats.index_select(0, like.sites.coarse.parent))
 
 
 def subdivide(x: SparseTensor) -> SparseTensor:

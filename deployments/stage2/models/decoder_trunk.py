@@ -36,7 +36,8 @@ class MultiviewBlock(nn.Module):
     def forward(self, x: Tensor, windows: Windows, views: Sequence[CellFeatures]) -> Tensor:
         """(N, C) -> (N, C)."""
         h = F.layer_norm(x, (self.channels,), eps=_EPS)
-        x = x + self.attn(h[windows.order], windows.lengths)[windows.place]
+        together = self.attn(h.index_select(0, windows.order), windows.lengths)
+        x = x + together.index_select(0, windows.place)
         x = x + self._read_pictures(F.layer_norm(x, (self.channels,), eps=_EPS), views)
         return x + self.mlp(F.layer_norm(x, (self.channels,), eps=_EPS))
 
@@ -51,7 +52,8 @@ class MultiviewBlock(nn.Module):
         # (4 C, normal | colour, views 0 1 | 2 3, even | odd view, mv_dim)
         weight = first.weight[:, self.channels :].view(-1, 2, 2, 2, self.mv_dim)
         for parity, view in enumerate(views):
-            hidden = hidden + F.linear(view.feats, weight[:, :, :, parity].flatten(1))[view.cell]
+            by_cell = F.linear(view.feats, weight[:, :, :, parity].flatten(1))
+            hidden = hidden + by_cell.index_select(0, view.cell)
         return self.mv_condition[1:](hidden)
 
 

@@ -56,7 +56,7 @@ class SparseResidualBlock(nn.Module):
             x = upsample(x, like)
         modulation = self.emb_layers(time)
         if modulation.shape[0] > 1:
-            modulation = modulation[x.coords[:, 0].long()]  # one row a voxel
+            modulation = modulation.index_select(0, x.coords[:, 0].long())  # one row a voxel
         scale, shift = modulation.chunk(2, dim=-1)
         h = self.conv1(F.silu(self.norm1(x.feats)), x.sites)
         h = self.conv2(F.silu(self.norm2(h) * (1 + scale) + shift), x.sites)
