@@ -81,19 +81,19 @@ def load(cluster: LogicalCluster, clients: int, requests: int, seeds: Any) -> li
         return [one for those in pool.map(client, range(clients)) for one in those]
 
 
-def embedded(cluster: LogicalCluster, requests: int, seeds: Any) -> dict[str, Any]:
-    """The same service with the networks in it. The first request, which warms up, is apart."""
-    real = {"checkpoint": "embedded"}
-    stage = StageSize(gpus=0, args=real)
+def real(cluster: LogicalCluster, checkpoint: str, requests: int, seeds: Any) -> dict[str, Any]:
+    """The same service with networks in it. The first request, which warms up, is apart."""
+    args = {"checkpoint": checkpoint}
+    stage = StageSize(gpus=0, args=args)
     cluster.deploy(
-        service_config(cluster.folder, stage, stage, FrontSize(args=real), stages="serve_app.app"),
+        service_config(cluster.folder, stage, stage, FrontSize(args=args), stages="serve_app.app"),
         ready=("front", "stage1", "stage2"),
     )
     (first,) = load(cluster, 1, 1, seeds)
     began = time.monotonic()
     latencies = load(cluster, CLIENTS_A_REPLICA, requests, seeds)
     return {
-        "checkpoint": "embedded",
+        "checkpoint": checkpoint,
         "cores": os.cpu_count(),
         "first_s": round(first, 1),
         "requests": len(latencies),
@@ -110,6 +110,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--hold", type=float, default=4.0, help="seconds that a run holds its slot")
     parser.add_argument("--requests", type=int, default=3, help="requests of each client")
+    parser.add_argument(
+        "--checkpoint", default="embedded", help="for the real pipelines at the end"
+    )
     given = parser.parse_args()
     seeds = itertools.count(1)
     with (
@@ -118,13 +121,12 @@ def main() -> None:
     ):
         for stage in ("stage1", "stage2"):
             cluster.add_node(stage, stage=stage, gpus=MOST)
-        rows = [
-            measure(cluster, stage, replicas, given.hold, given.requests, seeds)
-            for stage in ("stage1", "stage2")
-            for replicas in (1, 2, 4)
-        ]
-        own = embedded(cluster, given.requests, seeds)
-    print(json.dumps({"hold_s": given.hold, "rows": rows, "embedded": own}, indent=2))
+        rows = []
+        for stage, replicas in itertools.product(("stage1", "stage2"), (1, 2, 4)):
+            rows.append(measure(cluster, stage, replicas, given.hold, given.requests, seeds))
+            print(rows[-1], file=sys.stderr, flush=True)
+        own = real(cluster, given.checkpoint, given.requests, seeds)
+    print(json.dumps({"hold_s": given.hold, "rows": rows, "real": own}, indent=2))
 
 
 if __name__ == "__main__":
