@@ -1,13 +1,14 @@
 """Every fused kernel of deployments/layers/pointwise.py against its plain form at official sizes.
 
-    python -m benchmarks.pointwise
+    python -m benchmarks.pointwise --only norm --norms 2048:16,1024:32
 
 Prints the largest difference (in units of the last place of float16 at the value's size) and both
-times; needs a CUDA device.
+times; needs a CUDA device. ``--norms`` are divisions of the layer norm, ELEMENTS:A_THREAD.
 """
 
 from __future__ import annotations
 
+import argparse
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -15,22 +16,36 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deployments.layers import pointwise
+from deployments.layers import pointwise, pointwise_triton
 
 ROWS, VIEWS = 20, 5
 LEVELS = ((96, 320), (48, 640), (24, 1280), (12, 1280))  # pixels a side, channels
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", default="", help="part of the steps' names")
+    parser.add_argument("--norms", default="2048:16")
+    arguments = parser.parse_args()
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
     with torch.inference_mode(), torch.device("cuda"):
-        for size, channels in LEVELS:
-            for name, work in steps(size, channels).items():
-                try:
-                    moved = PASSES.get(name, 0.0) * 2 * ROWS * channels * size**2
-                    report(f"{name} {size} px {channels}", work, moved)
-                except Exception:
-                    print(f"{name} FAILED", traceback.format_exc()[-1500:], flush=True)
+        for division in arguments.norms.split(","):
+            pointwise_triton.divide_norms(*map(int, division.split(":")))
+            measure(arguments.only, f"norms {division}")
+
+
+def measure(only: str, title: str) -> None:
+    """A line for every step at every level."""
+    print(title)
+    for size, channels in LEVELS:
+        for name, work in steps(size, channels).items():
+            if only not in name:
+                continue
+            try:
+                moved = PASSES.get(name, 0.0) * 2 * ROWS * channels * size**2
+                report(f"{name} {size} px {channels}", work, moved)
+            except Exception:
+                print(f"{name} FAILED", traceback.format_exc()[-1500:], flush=True)
 
 
 def steps(size: int, channels: int) -> dict[str, Callable[[], Any]]:

@@ -10,6 +10,7 @@ A variant says how a step runs: ``eager`` plain torch, ``kernels`` with fused ke
 these recorded as a CUDA graph (what the pipeline does on a GPU), ``one-stream`` the same without
 the flow beside the UNet, ``fp8`` with the large linear layers in FP8, ``geglu`` with the gate in
 the kernel of its product, ``hopper`` with our own attention kernel, ``geglu-hopper`` both,
+``norms`` with a warp for every row of a layer norm, ``tuned`` all three,
 ``compile`` blocks compiled and recorded, ``compile-kernels`` with fused kernels, too.
 
 ``--compare`` names those whose views are held against one run in plain float32. Each part is tried
@@ -28,6 +29,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,7 @@ class Variant:
     fp8: bool = False
     gated_product: bool = False
     hopper: bool = False
+    norms: tuple[int, int] = (2048, 16)  # elements of a program and of a thread
 
 
 VARIANTS = {
@@ -87,6 +90,8 @@ VARIANTS = {
     "geglu": Variant(kernels=True, graph=True, gated_product=True),
     "hopper": Variant(kernels=True, graph=True, hopper=True),
     "geglu-hopper": Variant(kernels=True, graph=True, gated_product=True, hopper=True),
+    "norms": Variant(kernels=True, graph=True, norms=(1024, 32)),
+    "tuned": Variant(kernels=True, graph=True, gated_product=True, hopper=True, norms=(1024, 32)),
     "fp8-hopper": Variant(kernels=True, graph=True, fp8=True, hopper=True),
     "eager-graph": Variant(kernels=False, graph=True),
     "compile": Variant(kernels=False, graph=True, compile=True),
@@ -207,6 +212,8 @@ def whole(checkpoint: Checkpoint, arguments: argparse.Namespace) -> dict[str, An
     _choose(VARIANTS[arguments.whole])
     start = time.perf_counter()
     loading = Ledger(arguments.device)
+    torch.zeros(1, device=arguments.device)
+    loading("device")
     pipeline = Stage1Pipeline.from_checkpoint(
         checkpoint, device=arguments.device, dtype=DTYPES[arguments.dtype], ready=loading
     )
@@ -373,6 +380,10 @@ def _choose(variant: Variant) -> None:
     use_kernels(variant.kernels)
     use_gated_product(variant.gated_product)
     use_hopper_kernel(variant.hopper)
+    if find_spec("triton") is not None:
+        from deployments.layers.pointwise_triton import divide_norms
+
+        divide_norms(*variant.norms)
 
 
 def _attempt(into: dict[str, Any], name: str, work: Callable[[], dict[str, Any]]) -> None:

@@ -19,6 +19,7 @@ _DOMAINS = 2
 _TRITON_IS_HERE = find_spec("triton") is not None
 _kernels_wanted = True
 _gated_product_wanted = False
+_FEWEST_GATED_ROWS = 8192  # below, the library divides a product better
 
 
 def use_kernels(wanted: bool) -> None:
@@ -28,7 +29,7 @@ def use_kernels(wanted: bool) -> None:
 
 
 def use_gated_product(wanted: bool) -> None:
-    """Choose for the process whether a kernel of ours gates a product while it stores it.
+    """Choose for the process whether a kernel of ours gates a large product while it stores it.
 
     Elsewhere the product is the library's, and gating it is a pass of its own.
     """
@@ -158,7 +159,8 @@ def geglu(h: Tensor) -> Tensor:
 def linear_geglu(x: Tensor, layer: nn.Linear) -> Tensor:
     """``geglu`` of layer(x): (..., C) -> (..., D), the layer has 2 D outputs."""
     half = x.dtype in (torch.float16, torch.bfloat16)
-    if _gated_product_wanted and _fused(x) and half and layer.bias is not None:
+    large = half and x.numel() // x.shape[-1] >= _FEWEST_GATED_ROWS
+    if _gated_product_wanted and large and _fused(x) and layer.bias is not None:
         from deployments.layers import geglu_triton
 
         return geglu_triton.linear_geglu(x, layer.weight, layer.bias)

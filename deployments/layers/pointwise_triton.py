@@ -17,6 +17,16 @@ import triton.language as tl
 from torch import Tensor
 
 _TILE = 4096  # elements that a program holds at a time
+_norm_tile, _norm_lane = 2048, 16  # of a layer norm: elements of a program, and of a thread
+
+
+def divide_norms(tile: int, lane: int) -> None:
+    """Choose for the process how many elements a program and a thread of a layer norm hold.
+
+    A row is summed without a barrier where one warp holds it: 32 ``lane`` elements.
+    """
+    global _norm_tile, _norm_lane
+    _norm_tile, _norm_lane = tile, lane
 
 
 @triton.jit
@@ -441,7 +451,7 @@ def add_norm(
     out = x.new_empty(kept, channels)
     y = x if h is None else torch.empty_like(x)
     block = triton.next_power_of_2(channels)
-    rows = max(1, _TILE // 2 // block)
+    rows = max(1, _norm_tile // block)
     _add_norm[(triton.cdiv(tokens, rows),)](
         x,
         x if h is None else h.contiguous(),
@@ -467,6 +477,7 @@ def add_norm(
         OUT_ROWWISE=out_rowwise,
         ROWS=rows,
         BLOCK=block,
+        num_warps=max(1, min(16, rows * block // (32 * _norm_lane))),
     )
     if out_rowwise:
         return y, out.view(-1, 2, size, 4, size, channels)

@@ -38,7 +38,7 @@ class Division:
     groups: int = 3  # of four warps, 2 or 3
     keys: int = 128  # at a time
     stages: int = 2  # of keys and values in shared memory
-    polynomials: int = 2  # of eight exponentials
+    polynomials: int = 1  # of eight exponentials
     registers: int = 160  # a thread
 
 

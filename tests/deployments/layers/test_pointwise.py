@@ -90,8 +90,11 @@ NAMES = list(steps("cpu", torch.float32))
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", NAMES)
-def test_kernel_does_what_the_plain_form_does(name: str, dtype: torch.dtype) -> None:
+def test_kernel_does_what_the_plain_form_does(
+    name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("triton")
+    monkeypatch.setattr(pointwise, "_FEWEST_GATED_ROWS", 1)
     work = steps("cuda", dtype)[name]
     pointwise.use_gated_product(True)
     with torch.inference_mode():

@@ -31,7 +31,7 @@ def skip_elsewhere() -> None:
 def test_on_a_cpu_another_kernel_is_taken() -> None:
     hopper.use_hopper_kernel(True)
     try:
-        q = torch.randn(1, 1024, 2, 64)
+        q = torch.randn(1, 8192, 2, 64)
         assert not hopper.takes(q, q, q)
     finally:
         hopper.use_hopper_kernel(False)
@@ -66,12 +66,13 @@ def test_kernel_gives_what_sdpa_gives(dtype: torch.dtype, groups: int, polynomia
 @pytest.mark.gpu
 def test_long_sequences_go_to_the_kernel_where_it_is_wanted() -> None:
     skip_elsewhere()
-    q, k, v = fused(1, 2048, 2, torch.float16)
+    q, k, v = fused(1, 8192, 2, torch.float16)
     with torch.inference_mode():
         hopper.use_hopper_kernel(True)
         try:
             assert hopper.takes(q, k, v)
-            assert not hopper.takes(q, k[:, :1000], v[:, :1000])
+            assert not hopper.takes(q, k[:, :8100], v[:, :8100])
+            assert not hopper.takes(q, k[:, :4096], v[:, :4096])
             found = attention(q, k, v)
         finally:
             hopper.use_hopper_kernel(False)
