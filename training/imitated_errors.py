@@ -1,7 +1,7 @@
 """What earlier stages get wrong, imitated: voxels, pictures and latents are generated at inference.
 
-Decoders that only ever saw the truth follow it blindly: with true latents the outline of the GLB is
-at 0.96, with generated ones of the same networks it was at 0.90.
+Decoders that only ever saw the truth follow it blindly: from true voxels and views the outline of
+the GLB was at 0.97 with true latents, and at 0.93 with generated ones.
 """
 
 from __future__ import annotations
