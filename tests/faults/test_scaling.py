@@ -86,3 +86,21 @@ def test_the_busy_stage_grows_alone_and_shrinks_without_cutting_a_run(
     assert all(run.end is not None for run in runs), "no run was cut"
     figure(f"{busy} 1 -> {most[busy]} -> 1, {other} stayed at 1; {len(jobs)} jobs in attempt 1")
     time.sleep(1)  # the next test begins with a settled autoscaler
+
+
+def test_replicas_with_half_a_card_share_one(roomy: Stand, figure: Any):
+    number = 2 * MOST
+    halves = StageSize(3.0, replicas=number, gpus=0.5)
+    roomy.deploy(roomy.config(stage1=halves, stage2=StageSize(0.2)), ready=("stage1", "stage2"))
+    until(lambda: counts(roomy)["stage1"] == number, 60)
+    jobs = [roomy.submit() for _ in range(number)]
+    views = [roomy.ended(job) for job in jobs]
+    assert {(view["status"], view["attempt"]) for view in views} == {("succeeded", 1)}
+    seeds = {view["options"]["seed"] for view in views}
+    runs = [run for run in read_runs(roomy.folder) if run.stage == "stage1" and run.seed in seeds]
+    at_once = max(
+        sum(other.begin <= run.begin < (other.end or 0) for other in runs) for run in runs
+    )
+    figure(f"{at_once} runs at once on {MOST} GPUs")
+    assert len({run.pid for run in runs}) == number, "each replica had one"
+    assert at_once > MOST
