@@ -1,9 +1,9 @@
 """Every fused kernel of deployments/layers/pointwise.py against its plain form at official sizes.
 
-    python -m benchmarks.pointwise --only norm --norms 2048:16,1024:32
+    python -m benchmarks.pointwise --only norm
 
 Prints the largest difference (in units of the last place of float16 at the value's size) and both
-times; needs a CUDA device. ``--norms`` are divisions of the layer norm, ELEMENTS:A_THREAD.
+times; needs a CUDA device.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deployments.layers import pointwise, pointwise_triton
+from deployments.layers import pointwise
 
 ROWS, VIEWS = 20, 5
 LEVELS = ((96, 320), (48, 640), (24, 1280), (12, 1280))  # pixels a side, channels
@@ -25,18 +25,14 @@ LEVELS = ((96, 320), (48, 640), (24, 1280), (12, 1280))  # pixels a side, channe
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", default="", help="part of the steps' names")
-    parser.add_argument("--norms", default="2048:16")
     arguments = parser.parse_args()
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
     with torch.inference_mode(), torch.device("cuda"):
-        for division in arguments.norms.split(","):
-            pointwise_triton.divide_norms(*map(int, division.split(":")))
-            measure(arguments.only, f"norms {division}")
+        measure(arguments.only)
 
 
-def measure(only: str, title: str) -> None:
+def measure(only: str) -> None:
     """A line for every step at every level."""
-    print(title)
     for size, channels in LEVELS:
         for name, work in steps(size, channels).items():
             if only not in name:

@@ -8,10 +8,9 @@
 
 A variant says how a step runs: ``eager`` plain torch, ``kernels`` with fused kernels, ``graph``
 these recorded as a CUDA graph (what the pipeline does on a GPU), ``one-stream`` the same without
-the flow beside the UNet, ``fp8`` with the large linear layers in FP8, ``geglu`` with the gate in
-the kernel of its product, ``hopper`` with our own attention kernel, ``geglu-hopper`` both,
-``norms`` with a warp for every row of a layer norm, ``tuned`` all three,
-``compile`` blocks compiled and recorded, ``compile-kernels`` with fused kernels, too.
+the flow beside the UNet, ``fp8`` with the large linear layers in FP8, ``compile`` blocks compiled
+and recorded, ``compile-kernels`` with fused kernels, too. ``--attention sdpa`` leaves attention to
+torch alone.
 
 ``--compare`` names those whose views are held against one run in plain float32. Each part is tried
 on its own: one that fails is reported and the next one runs. The JSON file is written after every
@@ -29,7 +28,6 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +42,9 @@ from deployments.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from deployments.checkpoints.component import Component
 from deployments.contracts import GenerationOptions, PreparedImage, Progress
 from deployments.layers.attention import choose_backend
-from deployments.layers.attention.hopper import use_hopper_kernel
 from deployments.layers.float8 import require_float8
 from deployments.layers.flow_schedule import flow_schedule
-from deployments.layers.pointwise import use_gated_product, use_kernels
+from deployments.layers.pointwise import use_kernels
 from deployments.stage1.acceleration import Stepper
 from deployments.stage1.models.config import JointModelConfig
 from deployments.stage1.models.joint_model import Conditioning, JointModel
@@ -76,9 +73,6 @@ class Variant:
     compile: bool = False
     two_streams: bool = True
     fp8: bool = False
-    gated_product: bool = False
-    hopper: bool = False
-    norms: tuple[int, int] = (2048, 16)  # elements of a program and of a thread
 
 
 VARIANTS = {
@@ -87,12 +81,6 @@ VARIANTS = {
     "graph": Variant(kernels=True, graph=True),
     "one-stream": Variant(kernels=True, graph=True, two_streams=False),
     "fp8": Variant(kernels=True, graph=True, fp8=True),
-    "geglu": Variant(kernels=True, graph=True, gated_product=True),
-    "hopper": Variant(kernels=True, graph=True, hopper=True),
-    "geglu-hopper": Variant(kernels=True, graph=True, gated_product=True, hopper=True),
-    "norms": Variant(kernels=True, graph=True, norms=(1024, 32)),
-    "tuned": Variant(kernels=True, graph=True, gated_product=True, hopper=True, norms=(1024, 32)),
-    "fp8-hopper": Variant(kernels=True, graph=True, fp8=True, hopper=True),
     "eager-graph": Variant(kernels=False, graph=True),
     "compile": Variant(kernels=False, graph=True, compile=True),
     "compile-kernels": Variant(kernels=True, graph=True, compile=True),
@@ -209,13 +197,17 @@ def compare(
 
 def whole(checkpoint: Checkpoint, arguments: argparse.Namespace) -> dict[str, Any]:
     """Load time, then the pipeline from a prepared picture to views and voxels, twice."""
-    _choose(VARIANTS[arguments.whole])
+    use_kernels(True)
     start = time.perf_counter()
     loading = Ledger(arguments.device)
     torch.zeros(1, device=arguments.device)
     loading("device")
     pipeline = Stage1Pipeline.from_checkpoint(
-        checkpoint, device=arguments.device, dtype=DTYPES[arguments.dtype], ready=loading
+        checkpoint,
+        device=arguments.device,
+        dtype=DTYPES[arguments.dtype],
+        attention=arguments.attention,
+        ready=loading,
     )
     ready = time.perf_counter() - start
     running = Ledger(arguments.device)
@@ -262,7 +254,7 @@ class Run:
         guidance: float,
     ) -> None:
         torch._dynamo.reset()
-        _choose(variant)
+        use_kernels(variant.kernels)
         self.config = JointModelConfig.from_dict(checkpoint.config(Component.JOINT_MODEL))
         if variant.fp8:
             require_float8(device)
@@ -365,25 +357,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--write-tree", type=Path, default=None, help="write random weights of official size first"
     )
-    parser.add_argument(
-        "--whole", nargs="?", const="graph", default=None, help="time the whole pipeline, too"
-    )
+    parser.add_argument("--whole", action="store_true", help="time the whole pipeline, too")
     parser.add_argument("--out", type=Path, default=None, help="JSON file")
     arguments = parser.parse_args()
     if arguments.dtype is None:
         arguments.dtype = "float16" if arguments.device.startswith("cuda") else "float32"
     return arguments
-
-
-def _choose(variant: Variant) -> None:
-    """Set what a variant chooses for the whole process."""
-    use_kernels(variant.kernels)
-    use_gated_product(variant.gated_product)
-    use_hopper_kernel(variant.hopper)
-    if find_spec("triton") is not None:
-        from deployments.layers.pointwise_triton import divide_norms
-
-        divide_norms(*variant.norms)
 
 
 def _attempt(into: dict[str, Any], name: str, work: Callable[[], dict[str, Any]]) -> None:

@@ -4,14 +4,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import triton
 import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 _TILE = 2048  # elements of the output that a program of the elementwise kernel holds
+_ROWS, _COLUMNS, _DEPTH = 128, 64, 64  # of a program of the product
 
 
 @triton.jit
@@ -95,18 +94,7 @@ def _linear_geglu(
     out.store([row, column], (a * _gelu(g)).to(bias.dtype.element_ty))
 
 
-@dataclass(frozen=True)
-class Tile:
-    """How the fused product is divided."""
-
-    rows: int = 128
-    columns: int = 64
-    depth: int = 64
-    stages: int = 3
-    warps: int = 4
-
-
-def linear_geglu(x: Tensor, weight: Tensor, bias: Tensor, tile: Tile = Tile()) -> Tensor:
+def linear_geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """See ``pointwise.linear_geglu``."""
     x = x.contiguous()
     hidden, channels = weight.shape[0] // 2, weight.shape[1]
@@ -115,12 +103,12 @@ def linear_geglu(x: Tensor, weight: Tensor, bias: Tensor, tile: Tile = Tile()) -
     described = [
         TensorDescriptor(tensor, list(tensor.shape), [tensor.stride(0), 1], block)
         for tensor, block in (
-            (x.view(rows, channels), [tile.rows, tile.depth]),
-            (weight, [tile.columns, tile.depth]),
-            (out.view(rows, hidden), [tile.rows, tile.columns]),
+            (x.view(rows, channels), [_ROWS, _DEPTH]),
+            (weight, [_COLUMNS, _DEPTH]),
+            (out.view(rows, hidden), [_ROWS, _COLUMNS]),
         )
     ]
-    _linear_geglu[(triton.cdiv(rows, tile.rows) * triton.cdiv(hidden, tile.columns),)](
+    _linear_geglu[(triton.cdiv(rows, _ROWS) * triton.cdiv(hidden, _COLUMNS),)](
         described[0],
         described[1],
         bias,
@@ -128,11 +116,11 @@ def linear_geglu(x: Tensor, weight: Tensor, bias: Tensor, tile: Tile = Tile()) -
         rows,
         channels,
         hidden,
-        ROWS=tile.rows,
-        COLUMNS=tile.columns,
-        DEPTH=tile.depth,
+        ROWS=_ROWS,
+        COLUMNS=_COLUMNS,
+        DEPTH=_DEPTH,
         GROUP=8,
-        num_stages=tile.stages,
-        num_warps=tile.warps,
+        num_stages=3,
+        num_warps=4,
     )
     return out

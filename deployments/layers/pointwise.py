@@ -14,27 +14,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deployments.layers import hopper_trial
+
 _BODY_VIEWS = 4
 _DOMAINS = 2
 _TRITON_IS_HERE = find_spec("triton") is not None
 _kernels_wanted = True
-_gated_product_wanted = False
-_FEWEST_GATED_ROWS = 8192  # below, the library divides a product better
+_FEWEST_GATED_ROWS = 8192  # below, the library divides a product better (H200)
 
 
 def use_kernels(wanted: bool) -> None:
     """Choose for the process whether fused kernels take over on a GPU (benchmarks compare)."""
     global _kernels_wanted
     _kernels_wanted = wanted
-
-
-def use_gated_product(wanted: bool) -> None:
-    """Choose for the process whether a kernel of ours gates a large product while it stores it.
-
-    Elsewhere the product is the library's, and gating it is a pass of its own.
-    """
-    global _gated_product_wanted
-    _gated_product_wanted = wanted
 
 
 def takes_kernels(x: Tensor) -> bool:
@@ -157,14 +149,30 @@ def geglu(h: Tensor) -> Tensor:
 
 
 def linear_geglu(x: Tensor, layer: nn.Linear) -> Tensor:
-    """``geglu`` of layer(x): (..., C) -> (..., D), the layer has 2 D outputs."""
+    """``geglu`` of layer(x): (..., C) -> (..., D), the layer has 2 D outputs.
+
+    On Hopper a kernel of ours gates a large product while it stores it; elsewhere the product is
+    the library's, and gating it is a pass of its own.
+    """
     half = x.dtype in (torch.float16, torch.bfloat16)
     large = half and x.numel() // x.shape[-1] >= _FEWEST_GATED_ROWS
-    if _gated_product_wanted and large and _fused(x) and layer.bias is not None:
+    # The kernel's descriptors want rows of whole 16 bytes.
+    whole = layer.in_features % 8 == 0 and layer.out_features % 16 == 0
+    fused = large and whole and layer.bias is not None and _fused(x)
+    if fused and hopper_trial.takes(x, "gated product", _gated_product_trial):
         from deployments.layers import geglu_triton
 
         return geglu_triton.linear_geglu(x, layer.weight, layer.bias)
     return geglu(layer(x))
+
+
+def _gated_product_trial(device: torch.device, dtype: torch.dtype) -> None:
+    from deployments.layers import geglu_triton
+
+    values = hopper_trial.wave(256 * 64, device, dtype)
+    x, weight, bias = values.view(256, 64)[:128], values.view(256, 64) / 8, values[:256]
+    a, g = F.linear(x.float(), weight.float(), bias.float()).chunk(2, dim=-1)
+    hopper_trial.expect_close(geglu_triton.linear_geglu(x, weight, bias), a * F.gelu(g))
 
 
 def add_norm(

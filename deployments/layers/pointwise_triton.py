@@ -17,16 +17,8 @@ import triton.language as tl
 from torch import Tensor
 
 _TILE = 4096  # elements that a program holds at a time
-_norm_tile, _norm_lane = 2048, 16  # of a layer norm: elements of a program, and of a thread
-
-
-def divide_norms(tile: int, lane: int) -> None:
-    """Choose for the process how many elements a program and a thread of a layer norm hold.
-
-    A row is summed without a barrier where one warp holds it: 32 ``lane`` elements.
-    """
-    global _norm_tile, _norm_lane
-    _norm_tile, _norm_lane = tile, lane
+_NORM_TILE = 1024  # the same of a layer norm
+_NORM_LANE = 32  # elements of a thread: one warp holds most rows and sums them without a barrier
 
 
 @triton.jit
@@ -451,7 +443,7 @@ def add_norm(
     out = x.new_empty(kept, channels)
     y = x if h is None else torch.empty_like(x)
     block = triton.next_power_of_2(channels)
-    rows = max(1, _norm_tile // block)
+    rows = max(1, _NORM_TILE // block)
     _add_norm[(triton.cdiv(tokens, rows),)](
         x,
         x if h is None else h.contiguous(),
@@ -477,7 +469,7 @@ def add_norm(
         OUT_ROWWISE=out_rowwise,
         ROWS=rows,
         BLOCK=block,
-        num_warps=max(1, min(16, rows * block // (32 * _norm_lane))),
+        num_warps=max(1, min(16, rows * block // (32 * _NORM_LANE))),
     )
     if out_rowwise:
         return y, out.view(-1, 2, size, 4, size, channels)

@@ -24,11 +24,17 @@ class Backend(str, Enum):
 AUTO = "auto"
 _MODULE = {Backend.XFORMERS: "xformers.ops", Backend.FLASH_ATTN: "flash_attn"}
 _current = Backend.SDPA
+_by_name = False
 
 
 def current_backend() -> Backend:
     """The backend that attention calls use now."""
     return _current
+
+
+def sdpa_by_name() -> bool:
+    """Whether SDPA was asked for by name: then no kernel of ours stands in for it on Hopper."""
+    return _by_name and _current is Backend.SDPA
 
 
 def choose_backend(name: str, device: torch.device | str) -> Backend:
@@ -38,8 +44,9 @@ def choose_backend(name: str, device: torch.device | str) -> Backend:
     installed raises ``BackendError``; "auto" never fails. What a library does not take (float32,
     tensors on the CPU) goes to SDPA in any case, with results that differ by rounding only.
     """
-    global _current
+    global _current, _by_name
     _current, reason = _pick(name, torch.device(device))
+    _by_name = name == Backend.SDPA.value
     logger.info("attention backend: %s (%s)", _current.value, reason)
     return _current
 

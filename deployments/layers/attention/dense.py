@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from deployments.layers.attention import hopper
-from deployments.layers.attention.backend import Backend, current_backend
+from deployments.layers.attention.backend import Backend, current_backend, sdpa_by_name
 
 # In this order SDPA prefers cuDNN's kernel, which is the fastest on Hopper for any length.
 _SDPA_ORDER = [
@@ -42,12 +42,13 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         from xformers.ops import memory_efficient_attention
 
         return memory_efficient_attention(q, k, v)
-    if hopper.takes(q, k, v):
+    if not sdpa_by_name() and hopper.takes(q, k, v):
         return hopper.attention(q, k, v)
-    return _sdpa(q, k, v)
+    return sdpa(q, k, v)
 
 
-def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The same by torch's kernels alone."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, H, T, D) as strided views
     if q.is_cuda and _prefers_cudnn:
         with sdpa_kernel(_SDPA_ORDER, set_priority=True):

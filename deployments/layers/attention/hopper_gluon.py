@@ -1,7 +1,7 @@
 """The kernel behind deployments/layers/attention/hopper.py, in Triton's Gluon.
 
-One warp has the copy engine bring keys and values to shared memory; groups of four warps own 64
-queries each and go through all keys. The scores of the next keys, and the sum over the values of
+One warp has the copy engine bring keys and values to shared memory; three groups of four warps own
+64 queries each and go through all keys. The scores of the next keys, and the sum over the values of
 the last ones, are multiplied while the softmax between them is computed (Shah et al. 2024,
 "FlashAttention-3"). At 64 channels a head the special-function units need as long for the
 exponentials as the tensor cores for both products, so a part of the exponentials is a polynomial
@@ -13,7 +13,6 @@ on the multiply-add units.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from torch import Tensor
 from triton.experimental import gluon
@@ -27,56 +26,48 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 DIM = gl.constexpr(64)
-QUERIES = gl.constexpr(64)  # of a group of warps
-_EIGHT_FLOATS = gl.constexpr(",".join(["=f"] * 8 + ["f"] * 8))
+QUERIES = gl.constexpr(64)  # of a group of four warps
+GROUPS = gl.constexpr(3)  # 547 TFLOP/s over 18432 keys; two with more registers each gave 490
+KEYS = gl.constexpr(128)  # at a time
+STAGES = gl.constexpr(2)  # of keys and values in shared memory
+REGISTERS = gl.constexpr(160)  # of a thread that computes
 
 
-@dataclass(frozen=True)
-class Division:
-    """How the work is divided."""
-
-    groups: int = 3  # of four warps, 2 or 3
-    keys: int = 128  # at a time
-    stages: int = 2  # of keys and values in shared memory
-    polynomials: int = 1  # of eight exponentials
-    registers: int = 160  # a thread
-
-
-@gluon.constexpr_function
-def _exponentials(polynomials):
-    """PTX of 2^x for eight x <= 0, so many of them by polynomial, the others by the special unit.
+def _exponentials() -> str:
+    """PTX of 2^x for eight x <= 0, the first by polynomial, the others by the special unit.
 
     x is rounded to an integer, which goes to the exponent (Cody and Waite); the polynomial of the
     rest has a relative error below 8e-5, a third of what rounding a weight to half precision costs.
     """
-    chosen = [i * 8 // polynomials for i in range(polynomials)]
-    lines = [".reg .f32 t, r, u, p;", ".reg .b32 n, m;"]
-    for i in range(8):
-        if i not in chosen:
-            lines += [f"ex2.approx.ftz.f32 ${i}, ${i + 8};"]
-            continue
-        lines += [
-            f"max.f32 t, ${i + 8}, 0fC2FC0000;",  # -126
-            "add.rn.f32 r, t, 0f4B400000;",  # 1.5 * 2^23: its low bits now hold the integer
-            "sub.rn.f32 u, r, 0f4B400000;",
-            "sub.rn.f32 t, t, u;",
-            "fma.rn.f32 p, t, 0f3D61FB6D, 0f3E786F10;",  # 0.05517142, 0.24261117
-            "fma.rn.f32 p, p, t, 0f3F31798E;",  # 0.69326106
-            "fma.rn.f32 p, p, t, 0f3F7FFB49;",  # 0.99992807
-            "mov.b32 n, r;",
-            "shl.b32 n, n, 23;",
-            "mov.b32 m, p;",
-            "add.s32 m, m, n;",
-            f"mov.b32 ${i}, m;",
-        ]
+    lines = [
+        ".reg .f32 t, r, u, p;",
+        ".reg .b32 n, m;",
+        "max.f32 t, $8, 0fC2FC0000;",  # -126
+        "add.rn.f32 r, t, 0f4B400000;",  # 1.5 * 2^23: its low bits now hold the integer
+        "sub.rn.f32 u, r, 0f4B400000;",
+        "sub.rn.f32 t, t, u;",
+        "fma.rn.f32 p, t, 0f3D61FB6D, 0f3E786F10;",  # 0.05517142, 0.24261117
+        "fma.rn.f32 p, p, t, 0f3F31798E;",  # 0.69326106
+        "fma.rn.f32 p, p, t, 0f3F7FFB49;",  # 0.99992807
+        "mov.b32 n, r;",
+        "shl.b32 n, n, 23;",
+        "mov.b32 m, p;",
+        "add.s32 m, m, n;",
+        "mov.b32 $0, m;",
+        *(f"ex2.approx.ftz.f32 ${i}, ${i + 8};" for i in range(1, 8)),
+    ]
     return "{ " + " ".join(lines) + " }"
 
 
+_EXPONENTIALS = gl.constexpr(_exponentials())
+_EIGHT_FLOATS = gl.constexpr(",".join(["=f"] * 8 + ["f"] * 8))
+
+
 @gluon.jit
-def _weights(scores, highest, scale, POLYNOMIALS: gl.constexpr):
+def _weights(scores, highest, scale):
     # Not "pure": it would be moved behind the wait for a product that is to run beside it.
     return gl.inline_asm_elementwise(
-        _exponentials(POLYNOMIALS),
+        _EXPONENTIALS,
         _EIGHT_FLOATS,
         [scores * scale - highest[:, None]],
         dtype=gl.float32,
@@ -102,9 +93,6 @@ def _produce(
     key,
     column,
     count,
-    GROUPS: gl.constexpr,
-    STAGES: gl.constexpr,
-    KEYS: gl.constexpr,
 ):
     """Copy the queries, then keys and values as soon as there is room for them."""
     mbarrier.expect(q_ready, GROUPS * QUERIES * DIM * 2)
@@ -146,9 +134,6 @@ def _consume(
     count,
     scale,
     GROUP: gl.constexpr,
-    STAGES: gl.constexpr,
-    KEYS: gl.constexpr,
-    POLYNOMIALS: gl.constexpr,
 ):
     """64 queries: softmax over all keys as they come, the two products one round apart."""
     half: gl.constexpr = out.dtype.element_ty
@@ -168,7 +153,7 @@ def _consume(
     scores = warpgroup_mma_wait(0, deps=[scores])
     mbarrier.arrive(k_read.index(0))
     highest = gl.max(scores, 1) * scale
-    weights = _weights(scores, highest, scale, POLYNOMIALS)
+    weights = _weights(scores, highest, scale)
     total = gl.sum(weights, 1)
     operand = gl.convert_layout(weights.to(half), of_weights)
     for j in range(1, count):
@@ -183,7 +168,7 @@ def _consume(
         scores = warpgroup_mma_wait(1, deps=[scores])
         mbarrier.arrive(k_read.index(stage))
         above = gl.maximum(highest, gl.max(scores, 1) * scale)
-        weights = _weights(scores, above, scale, POLYNOMIALS)
+        weights = _weights(scores, above, scale)
         keep = gl.exp2(highest - above)
         total = total * keep + gl.sum(weights, 1)
         highest = above
@@ -215,11 +200,6 @@ def _attention(
     keys,
     width,
     scale,
-    GROUPS: gl.constexpr,
-    STAGES: gl.constexpr,
-    KEYS: gl.constexpr,
-    POLYNOMIALS: gl.constexpr,
-    REGISTERS: gl.constexpr,
 ):
     """64 queries a group of one head; ``scale`` contains log2(e)."""
     start = gl.program_id(2) * queries
@@ -247,45 +227,24 @@ def _attention(
     ZERO: gl.constexpr = 0
     ONE: gl.constexpr = 1
     TWO: gl.constexpr = 2
-    if GROUPS == 3:
-        gl.warp_specialize(
-            [
-                (_consume, (out, q_tile, k_tiles, v_tiles, q_ready, k_ready, v_ready, k_read,
-                            v_read, first, queries, start, width, column, count, scale,
-                            ZERO, STAGES, KEYS, POLYNOMIALS)),
-                (_consume, (out, q_tile, k_tiles, v_tiles, q_ready, k_ready, v_ready, k_read,
-                            v_read, first, queries, start, width, column, count, scale,
-                            ONE, STAGES, KEYS, POLYNOMIALS)),
-                (_consume, (out, q_tile, k_tiles, v_tiles, q_ready, k_ready, v_ready, k_read,
-                            v_read, first, queries, start, width, column, count, scale,
-                            TWO, STAGES, KEYS, POLYNOMIALS)),
-                (_produce, (q, k, v, q_tile, k_tiles, v_tiles, q_ready, k_ready, v_ready, k_read,
-                            v_read, start + first, gl.program_id(2) * keys, column, count,
-                            GROUPS, STAGES, KEYS)),
-            ],
-            [4, 4, 1],
-            [REGISTERS, REGISTERS, 24],
-        )
-    else:
-        gl.warp_specialize(
-            [
-                (_consume, (out, q_tile, k_tiles, v_tiles, q_ready, k_ready, v_ready, k_read,
-                            v_read, first, queries, start, width, column, count, scale,
-                            ZERO, STAGES, KEYS, POLYNOMIALS)),
-                (_consume, (out, q_tile, k_tiles, v_tiles, q_ready, k_ready, v_ready, k_read,
-                            v_read, first, queries, start, width, column, count, scale,
-                            ONE, STAGES, KEYS, POLYNOMIALS)),
-                (_produce, (q, k, v, q_tile, k_tiles, v_tiles, q_ready, k_ready, v_ready, k_read,
-                            v_read, start + first, gl.program_id(2) * keys, column, count,
-                            GROUPS, STAGES, KEYS)),
-            ],
-            [4, 1],
-            [REGISTERS, 24],
-        )
+    gl.warp_specialize(
+        [
+            (_consume, (out, q_tile, k_tiles, v_tiles, q_ready, k_ready, v_ready, k_read, v_read,
+                        first, queries, start, width, column, count, scale, ZERO)),
+            (_consume, (out, q_tile, k_tiles, v_tiles, q_ready, k_ready, v_ready, k_read, v_read,
+                        first, queries, start, width, column, count, scale, ONE)),
+            (_consume, (out, q_tile, k_tiles, v_tiles, q_ready, k_ready, v_ready, k_read, v_read,
+                        first, queries, start, width, column, count, scale, TWO)),
+            (_produce, (q, k, v, q_tile, k_tiles, v_tiles, q_ready, k_ready, v_ready, k_read,
+                        v_read, start + first, gl.program_id(2) * keys, column, count)),
+        ],
+        [4, 4, 1],
+        [REGISTERS, REGISTERS, 24],
+    )
     # fmt: on
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, division: Division = Division()) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """See ``hopper.attention``."""
     batch, queries, heads, dim = q.shape
     out = q.new_empty(q.shape)
@@ -295,20 +254,15 @@ def attention(q: Tensor, k: Tensor, v: Tensor, division: Division = Division()) 
         shape = [x.shape[0] * x.shape[1], heads * dim]
         return TensorDescriptor(x, shape, [x.stride(1), 1], [rows, dim], layout)
 
-    _attention[(-(-queries // (division.groups * QUERIES.value)), heads, batch)](
+    _attention[(-(-queries // (GROUPS.value * QUERIES.value)), heads, batch)](
         tiles(q, QUERIES.value),
-        tiles(k, division.keys),
-        tiles(v, division.keys),
+        tiles(k, KEYS.value),
+        tiles(v, KEYS.value),
         out,
         queries,
         k.shape[1],
         heads * dim,
         dim**-0.5 * math.log2(math.e),
-        GROUPS=division.groups,
-        STAGES=division.stages,
-        KEYS=division.keys,
-        POLYNOMIALS=division.polynomials,
-        REGISTERS=division.registers,
         num_warps=4,
     )
     return out

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from deployments.layers import pointwise
+from deployments.layers import hopper_trial, pointwise
 
 VIEWS, SIZE, CHANNELS = 5, 6, 96
 
@@ -96,7 +96,6 @@ def test_kernel_does_what_the_plain_form_does(
     pytest.importorskip("triton")
     monkeypatch.setattr(pointwise, "_FEWEST_GATED_ROWS", 1)
     work = steps("cuda", dtype)[name]
-    pointwise.use_gated_product(True)
     with torch.inference_mode():
         try:
             fused = work()
@@ -104,9 +103,17 @@ def test_kernel_does_what_the_plain_form_does(
             expected = work()
         finally:
             pointwise.use_kernels(True)
-            pointwise.use_gated_product(False)
     loose = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 4e-2}[dtype]
     torch.testing.assert_close(fused, expected, atol=loose, rtol=loose)
+
+
+@pytest.mark.gpu
+def test_on_hopper_the_gated_product_passes_its_trial(caplog: pytest.LogCaptureFixture) -> None:
+    if torch.cuda.get_device_capability() != hopper_trial.CAPABILITY:
+        pytest.skip("the kernel is made for compute capability 9.0")
+    with torch.inference_mode():
+        x = torch.empty(1, device="cuda", dtype=torch.float16)
+        assert hopper_trial.takes(x, "gated product", pointwise._gated_product_trial), caplog.text
 
 
 def test_a_shift_is_added_before_the_group_norm() -> None:

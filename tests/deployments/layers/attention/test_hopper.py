@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deployments.layers.attention import attention, hopper
+from deployments.layers.attention import attention, choose_backend, hopper
+from deployments.layers.pointwise import use_kernels
+
+
+@pytest.fixture(autouse=True)
+def leave_the_usual_backend() -> Iterator[None]:
+    yield
+    choose_backend("auto", "cpu")
 
 
 def reference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -29,52 +39,61 @@ def skip_elsewhere() -> None:
 
 
 def test_on_a_cpu_another_kernel_is_taken() -> None:
-    hopper.use_hopper_kernel(True)
-    try:
-        q = torch.randn(1, 8192, 2, 64)
+    q = torch.empty(1, 18432, 2, 64, dtype=torch.float16)
+    with torch.inference_mode():
         assert not hopper.takes(q, q, q)
-    finally:
-        hopper.use_hopper_kernel(False)
+
+
+@pytest.mark.parametrize(
+    ("items", "tokens", "heads", "faster"),
+    [
+        (10, 18432, 5, True),
+        (10, 4608, 10, True),
+        (10, 1152, 20, False),
+        (2, 4096, 16, False),
+        (5, 18432, 5, True),  # without guidance: no smaller than what was measured
+        (5, 4608, 10, False),  # without guidance: nothing says that so few programs are enough
+        (768, 384, 5, False),  # row-wise: many programs, but hardly any keys
+    ],
+)
+def test_sizes_that_measured_faster_are_taken(
+    items: int, tokens: int, heads: int, faster: bool
+) -> None:
+    assert hopper.is_faster(items, tokens, tokens, heads) is faster
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(
-    ("dtype", "groups", "polynomials"),
-    [
-        (torch.float16, 3, 2),
-        (torch.float16, 3, 0),
-        (torch.float16, 2, 4),
-        (torch.bfloat16, 3, 2),
-    ],
-    ids=str,
-)
-def test_kernel_gives_what_sdpa_gives(dtype: torch.dtype, groups: int, polynomials: int) -> None:
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_kernel_gives_what_sdpa_gives(dtype: torch.dtype) -> None:
     skip_elsewhere()
-    from deployments.layers.attention.hopper_gluon import Division
-    from deployments.layers.attention.hopper_gluon import attention as kernel
-
     q, k, v = fused(2, 1280, 3, dtype)
-    registers = 160 if groups == 3 else 240
-    division = Division(groups=groups, polynomials=polynomials, registers=registers)
     loose = 2e-3 if dtype is torch.float16 else 1e-2
     # As it comes, with scores far apart, and with a block of queries that ends in the middle.
     for some, size in ((q, 1.0), (8 * q, 8.0), (q[:, :200].contiguous(), 1.0)):
-        found = kernel(some, k, v, division).double()
+        found = hopper.attention(some, k, v).double()
         torch.testing.assert_close(found, reference(some, k, v), atol=loose * size, rtol=loose)
 
 
 @pytest.mark.gpu
-def test_long_sequences_go_to_the_kernel_where_it_is_wanted() -> None:
+def test_long_sequences_go_to_the_kernel_unless_sdpa_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     skip_elsewhere()
-    q, k, v = fused(1, 8192, 2, torch.float16)
+    monkeypatch.setattr(hopper, "_FEWEST_PROGRAMS", 1)
+    caplog.set_level(logging.INFO)
+    choose_backend("auto", "cuda")
+    q, k, v = fused(1, 4608, 2, torch.float16)
     with torch.inference_mode():
-        hopper.use_hopper_kernel(True)
+        assert hopper.takes(q, k, v), caplog.text
+        assert not hopper.takes(q, k[:, :4600], v[:, :4600])
+        assert not hopper.takes(q, k[:, :4480], v[:, :4480])
+        ours = attention(q, k, v)
+        assert torch.equal(ours, hopper.attention(q, k, v))
+        choose_backend("sdpa", "cuda")
+        assert not torch.equal(attention(q, k, v), ours)
+        use_kernels(False)
         try:
-            assert hopper.takes(q, k, v)
-            assert not hopper.takes(q, k[:, :8100], v[:, :8100])
-            assert not hopper.takes(q, k[:, :4096], v[:, :4096])
-            found = attention(q, k, v)
+            assert not hopper.takes(q, k, v)
         finally:
-            hopper.use_hopper_kernel(False)
-        assert not hopper.takes(q, k, v)
-    torch.testing.assert_close(found.double(), reference(q, k, v), atol=2e-3, rtol=2e-3)
+            use_kernels(True)
+    torch.testing.assert_close(ours.double(), reference(q, k, v), atol=2e-3, rtol=2e-3)
