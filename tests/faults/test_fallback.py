@@ -43,6 +43,12 @@ def others(stand: Stand) -> dict[str, set[int]]:
     return {name: stand.replica_pids(application, name) for application, name in names}
 
 
+def gone(stand: Stand) -> float:
+    """When Serve, having built what was deployed, has stopped the old version's last replica."""
+    until(lambda: not stand.replicas("stage2", "Stage2"), 60)
+    return time.monotonic()
+
+
 def comes_back(stand: Stand) -> float:
     """Seconds until /info says that Stage 2 is up; the next requests then use it."""
     seconds = stand.told("up", since=time.monotonic(), within_s=60)
@@ -71,7 +77,7 @@ def test_no_node_with_a_free_gpu(stand: Stand, figure: Any):
     stand.deploy(
         stand.config(stage2=StageSize(0.4, gpus=2), start_wait_s=8, fallback_start_wait_s=4)
     )
-    truth = stand.told("starting", since=time.monotonic())
+    truth = stand.told("starting", since=gone(stand))
     answers = stand.both()
     refused(answers.official, "starting")
     fell_back(stand, answers.graceful, "starting")
@@ -86,7 +92,7 @@ def test_no_node_with_a_free_gpu(stand: Stand, figure: Any):
 def test_a_replica_that_starts_slowly_is_waited_for_by_who_needs_it(stand: Stand, figure: Any):
     stand.order("stage2", "slow", "9")
     stand.deploy(stand.config(stage2=stand.restarted(), fallback_start_wait_s=3))
-    truth = stand.told("starting", since=time.monotonic())
+    truth = stand.told("starting", since=gone(stand))
     began = time.monotonic()
     answers = stand.both()
     whole(stand, answers.official)
