@@ -14,6 +14,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ class LogicalCluster:
         self._paths = (ROOT, *paths)
         self._head_cpus = head_cpus
         self._process: subprocess.Popen[str] | None = None
+        self._speaking = threading.Lock()  # a test may watch from another thread
 
     def __enter__(self) -> LogicalCluster:
         try:
@@ -185,9 +187,10 @@ class LogicalCluster:
         assert self._process is not None
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(message) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
+        with self._speaking:
+            self._process.stdin.write(json.dumps(message) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
         if not line:
             raise RuntimeError(f"the cluster's host has ended: see {self.folder}/host.log")
         answer = json.loads(line)
