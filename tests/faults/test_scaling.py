@@ -22,7 +22,7 @@ BY_LOAD = {
     "max_replicas": MOST,
     "upscale_delay_s": 1,
     "downscale_delay_s": 3,
-    "look_back_period_s": 1,
+    "look_back_period_s": 3,  # a long run: its replicas end together, and that burst is no load
 }
 LONG, SHORT = StageSize(3.0, autoscaling=BY_LOAD), StageSize(0.2, autoscaling=BY_LOAD)
 
