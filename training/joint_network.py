@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from deployments.layers.embeddings import sinusoid
+from deployments.stage1.models.config import JointModelConfig
 from deployments.stage1.models.joint_model import JointModel, Prepared
 from deployments.stage1.models.multiview_block import DOMAINS
 from deployments.stage1.models.unet import residual_blocks, transformers
 from deployments.stage1.models.unet_blocks import ResnetBlock
+from training.attention import make_attention_trainable
 
 MODEL_TIME = 1000.0  # of t = 1
 
@@ -36,7 +38,11 @@ class Conditions:
 
 
 class BatchedJointModel(JointModel):
-    """Same weights, same layers; one time a subject."""
+    """Same weights, same layers; one time a subject, and attention that trains well."""
+
+    def __init__(self, config: JointModelConfig) -> None:
+        super().__init__(config)
+        make_attention_trainable(self)
 
     def velocities(
         self, latents: Tensor, structure: Tensor, times: Tensor, conditions: Conditions

@@ -20,26 +20,10 @@ def gathered_attention(q: Tensor, k: Tensor, v: Tensor, picks: Tensor) -> Tensor
         from deployments.layers.attention import gathered_triton
 
         return gathered_triton.gathered_attention(q, k, v, picks)
-    if torch.is_grad_enabled():
-        return _masked_attention(q, k, v, picks)
     rows = picks.flatten()
     k, v = (x.index_select(1, rows).unflatten(1, picks.shape).flatten(0, 1) for x in (k, v))
     out = attention(q.flatten(0, 1)[:, None], k, v)  # (B T, 1, H, D)
     return out.view(q.shape)
-
-
-def _masked_attention(q: Tensor, k: Tensor, v: Tensor, picks: Tensor) -> Tensor:
-    """The same over all keys, with the logarithm of how often a query picks each as a bias.
-
-    For training: it spends products, which cost nothing at a few hundred keys, to have no sequence
-    of one query each and no scattered sums in the backward pass.
-    """
-    counts = torch.zeros(len(picks), k.shape[1], dtype=torch.float32, device=q.device)
-    ones = torch.ones_like(picks, dtype=torch.float32)
-    bias = counts.scatter_add(1, picks.long(), ones).log().to(q.dtype)  # (T, P), -inf: not picked
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, H, T, D)
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + bias  # (B, H, T, P)
-    return (scores.softmax(-1) @ v).transpose(1, 2)
 
 
 def as_picks(numbers: Tensor) -> Tensor:

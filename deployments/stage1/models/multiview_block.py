@@ -45,13 +45,12 @@ class JointDomainAttention(SelfAttention):
         That layer works on every token by itself, so blending before it is blending after it.
         """
         sequences = x.unflatten(0, (-1, DOMAINS)).flatten(1, 2)  # (G V, 2 S^2, C)
-        out = super().mix(sequences).view(x.shape)
-        # Attention's backward pass reads its output: that must stay as it was then.
-        return self._blend_face(out.clone() if out.requires_grad else out)
+        return self.blend_face(super().mix(sequences).view(x.shape))
 
-    def _blend_face(self, out: Tensor) -> Tensor:
+    def blend_face(self, out: Tensor) -> Tensor:
         """Replace the head of view 0 by the mean of itself and of view 4 at a third of its size.
 
+        ``out`` (rows, S^2, C) is changed in place and returned.
         A third of the size without antialias picks the middle one of every three pixels exactly.
         """
         size = int(out.shape[1] ** 0.5)

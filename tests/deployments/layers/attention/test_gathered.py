@@ -22,16 +22,6 @@ def test_it_is_softmax_over_the_picked_keys() -> None:
     torch.testing.assert_close(gathered_attention(q, k, v, picks)[1, 7, 2], weights @ values)
 
 
-def test_training_weighs_all_keys_to_the_same_result() -> None:
-    q, k, v, picks = drawn("cpu", torch.float32)
-    with torch.no_grad():
-        expected = gathered_attention(q, k, v, picks)
-    found = gathered_attention(q.requires_grad_(), k, v, picks)
-    torch.testing.assert_close(found, expected)
-    found.sum().backward()
-    assert q.grad is not None
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_the_kernel_does_what_the_plain_form_does(dtype: torch.dtype) -> None:
