@@ -1,4 +1,8 @@
-"""The picture autoencoder: colour pictures and normal maps to four-channel latents and back."""
+"""The picture autoencoder: colour pictures and normal maps to four-channel latents and back.
+
+With a frozen encoder its latents stay what the joint flow was trained on; the decoder then learns
+from latents that are a little off, as generated ones are.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +19,12 @@ from training.step import Losses
 from training.subject_ring import Rows, SubjectRing
 
 FOREGROUND = 4.0  # weight of the person over the white around it
-SQUARES = 2.0
+SQUARES = 4.0
 EDGES = 0.5
 HUE = 1.0  # differences of R, G and B beside the channels themselves
 SCALES = 3  # halvings at which edges are compared
 KL = 2e-4
+LATENT_ERROR = 0.15  # of a latent's deviation at most: what a decoder behind a flow has to bear
 MEASURED = 8  # held-out subjects
 
 
@@ -91,17 +96,29 @@ def train_picture_vae(run: Run, minutes: float) -> None:
         filled=10 * stage.filled,
     )
 
+    if stage.frozen_encoder:
+        config = run.workspace.config(Component.VAE) or config
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
+
     def losses(rows: Rows) -> Losses:
         truth, mask = rows["pictures"].float() / 127.5 - 1, rows["mask"].float() / 255
-        posterior = vae.encode(truth).latent_dist
-        parts = reconstruction_losses(vae.decode(posterior.sample()).sample, truth, mask)
-        kl = posterior.kl().mean() / posterior.mean[0].numel()
+        if stage.frozen_encoder:
+            with torch.no_grad():
+                latents = nearly(vae.encode(truth).latent_dist.mode())
+        else:
+            posterior = vae.encode(truth).latent_dist
+            latents = posterior.sample()
+        parts = reconstruction_losses(vae.decode(latents).sample, truth, mask)
         loss = parts["absolute"] + SQUARES * parts["squared"] + EDGES * parts["edges"]
-        loss = loss + HUE * parts["hue"] + KL * kl
-        return parts | {"kl": kl, "loss": loss}
+        loss = loss + HUE * parts["hue"]
+        if not stage.frozen_encoder:
+            parts["kl"] = posterior.kl().mean() / posterior.mean[0].numel()
+            loss = loss + KL * parts["kl"]
+        return parts | {"loss": loss}
 
     def save() -> None:
-        scale = latent_scale(run, vae)
+        scale = config["scaling_factor"] if stage.frozen_encoder else latent_scale(run, vae)
         run.workspace.save(Component.VAE, vae, config | {"scaling_factor": scale})
         measure(run, vae)
         run.workspace.pack()
@@ -110,6 +127,12 @@ def train_picture_vae(run: Run, minutes: float) -> None:
         "picture_vae", lambda: ring.draw(stage.batch), losses, [vae], stage,
         minutes=minutes, journal=run.journal, save=save,
     )  # fmt: skip
+
+
+def nearly(latents: torch.Tensor) -> torch.Tensor:
+    """Latents (N, 4, s, s), every picture's with an error of its own strength."""
+    strength = LATENT_ERROR * torch.rand(len(latents), 1, 1, 1, device=latents.device)
+    return latents + strength * latents.std() * torch.randn_like(latents)
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ class Stage:
     ring: int = 1  # subjects kept
     filled: int = 1  # of them before the first step
     frozen_dinov2: bool = False  # joint flow: Stage 2 was trained on what DINOv2 says now
+    frozen_encoder: bool = False  # picture VAE: the joint flow knows its latents as they are
     compiled: bool = False  # joint flow: its blocks, which takes a minute
     max_steps: int | None = None
     average: float = 0.998  # decay of the moving average of the weights
