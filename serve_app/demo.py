@@ -24,8 +24,9 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx2
 import yaml
@@ -80,12 +81,7 @@ def running_service(config: Path, out: Path, port: int | None, console: Console)
     log = out / "service.log"
     command = [sys.executable, "-m", "ray.serve.scripts", "run", "--address", "local"]
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*command, str(adapted)],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches this process, which then stops the service
-        )
+        process = launch([*command, str(adapted)], output)
         try:
             url = f"http://127.0.0.1:{port}"
             with console.status(f"starting the service on {url} (log: {log})"):
@@ -107,6 +103,22 @@ def adapt(document: dict[str, Any], port: int, folder: Path) -> dict[str, Any]:
             arguments["database_url"] = f"sqlite:///{(folder / 'jobs.db').absolute()}"
         applications.append({**application, "args": arguments})
     return {**document, "http_options": http, "applications": applications}
+
+
+def launch(command: list[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
+    """A process in a session of its own, so that Ctrl-C reaches this one, which then stops it.
+
+    It listens to SIGINT even where this one does not: shells start background jobs with SIGINT
+    ignored, and children inherit that. ``stop`` would have to kill it then, and what it started
+    would stay.
+    """
+    return subprocess.Popen(
+        command,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

@@ -6,6 +6,8 @@ import io
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -74,25 +76,31 @@ def test_an_application_that_failed_is_not_waited_for(tmp_path: Path) -> None:
         process.wait()
 
 
+def as_in_a_background_job() -> None:
+    """Shells start these with SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@pytest.mark.parametrize("start", [as_in_a_background_job, lambda: None])
 @pytest.mark.parametrize("stubborn", [False, True])
-def test_what_was_started_is_stopped(stubborn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "STOP_WITHIN_S", 0.4)
+def test_what_was_started_is_stopped(
+    start: Callable[[], None], stubborn: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "STOP_WITHIN_S", 2.0 if stubborn else 60.0)
     ignoring = "signal.signal(signal.SIGINT, signal.SIG_IGN);" if stubborn else ""
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            f"import signal, time; {ignoring} print(1, flush=True); time.sleep(60)",
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    process.stdout.readline()
+    code = f"import signal, time; {ignoring} print(1, flush=True); time.sleep(60)"
+    before = signal.getsignal(signal.SIGINT)
+    start()
+    try:
+        with (tmp_path / "log").open("wb") as log:
+            process = demo.launch([sys.executable, "-c", code], log)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    while not (tmp_path / "log").read_bytes():
+        assert process.poll() is None
+        time.sleep(0.02)
     demo.stop(process)
     assert process.returncode == (-signal.SIGKILL if stubborn else -signal.SIGINT)
-    process.stdout.close()
 
 
 def test_the_contact_sheet_shows_every_view(
