@@ -1,4 +1,4 @@
-"""Every fused kernel of deployments/layers/pointwise.py against its plain form at official sizes.
+"""Every fused kernel of the norms and of pointwise.py against its plain form at official sizes.
 
     python -m benchmarks.pointwise --only norm
 
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from deployments.layers import group_norm as norms
 from deployments.layers import pointwise
 
 ROWS, VIEWS = 20, 5
@@ -62,9 +63,11 @@ def steps(size: int, channels: int) -> dict[str, Callable[[], Any]]:
     square = torch.randn(channels, channels, **half)
     joint = nn.GroupNorm(32, 2 * channels).half()
     return {
-        "group_norm": lambda: pointwise.group_norm(pictures, group, shift),
-        "group_norm_skip": lambda: pointwise.group_norm(pictures, joint, skip=pictures),
-        "add_bias": lambda: pointwise.add_bias(pictures, bias, pictures),
+        "group_norm": lambda: norms.group_norm(pictures, group, shift),
+        "group_norm_skip": lambda: norms.group_norm(pictures, joint, skip=pictures),
+        "moments": lambda: norms.channel_moments(pictures),
+        "add_bias": lambda: norms.add_bias(pictures, bias, pictures).pixels,
+        "layer_norm": lambda: pointwise.layer_norm(tokens, layer),
         "add_gated": lambda: pointwise.add_gated(tokens, more, bias),
         "add_product": lambda: pointwise.add_product(sums, torch.zeros_like(more), square),
         "geglu": lambda: pointwise.geglu(gated),
@@ -81,7 +84,9 @@ def steps(size: int, channels: int) -> dict[str, Callable[[], Any]]:
 PASSES = {
     "group_norm": 3.0,
     "group_norm_skip": 6.0,
+    "moments": 1.0,
     "add_bias": 3.0,
+    "layer_norm": 2.0,
     "add_gated": 3.0,
     "geglu": 12.0,
     "add_norm": 4.0,

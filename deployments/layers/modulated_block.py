@@ -11,6 +11,7 @@ modulation vectors of a time step (``modulation``) and the keys and values of th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -115,6 +116,13 @@ class FeedForward(nn.Module):
         return self.mlp[2](linear_gelu(x, self.mlp[0]))  # type: ignore[arg-type]
 
 
+class Entered(NamedTuple):
+    """Tokens, and the modulated norm of them with which their next block begins."""
+
+    tokens: Tensor  # (..., C)
+    normed: Tensor  # the same shape
+
+
 class ModulatedBlock(nn.Module):
     """Self-attention and MLP modulated by time, cross-attention to the condition in between."""
 
@@ -150,17 +158,28 @@ class ModulatedBlock(nn.Module):
         return self.cross_attn.context_keys(context)
 
     def forward(
-        self, x: Tensor, modulation: Tensor, context_keys: Tensor, lengths: Lengths | None = None
-    ) -> Tensor:
+        self,
+        x: Tensor | Entered,
+        modulation: Tensor,
+        context_keys: Tensor,
+        lengths: Lengths | None = None,
+        *,
+        following: Tensor | None = None,
+    ) -> Tensor | Entered:
         """Tokens (B, T, C), or packed (N, C) with the B ``lengths``; returns the same shape.
 
         ``modulation`` has one row for all or one a batch item, ``context_keys`` one entry a batch
         item; both come from the methods of those names. Dense items at the start for which
-        ``context_keys`` has no entry have a condition of zeros.
+        ``context_keys`` has no entry have a condition of zeros. With the modulation of the
+        ``following`` block the pass that ends this one begins that one, and ``Entered`` is
+        returned.
         """
         rows = _rows(modulation, lengths)  # (6 C,), with several batch items (..., 6 C)
         shift1, scale1, gate1, shift2, scale2, gate2 = rows.chunk(6, dim=-1)
-        h = norm_modulated(x, shift1, scale1, _EPS)
+        if isinstance(x, Entered):
+            x, h = x
+        else:
+            h = norm_modulated(x, shift1, scale1, _EPS)
         x, h = add_norm(x, self.self_attn(h, lengths), self.norm2, gate1)
         unread = x.shape[0] - context_keys.shape[0] if lengths is None else 0
         h = self.cross_attn(h[unread:] if unread else h, context_keys, lengths)
@@ -168,7 +187,11 @@ class ModulatedBlock(nn.Module):
         if unread:
             blank = self._blank if self._blank is not None else self.cross_attn.of_zeros()
         x, h = add_norm_modulated(x, h, shift2, scale2, _EPS, blank=blank)
-        return add_gated(x, self.mlp(h), gate2)
+        h = self.mlp(h)
+        if following is None:
+            return add_gated(x, h, gate2)
+        shift, scale = _rows(following, lengths).chunk(6, dim=-1)[:2]
+        return Entered(*add_norm_modulated(x, h, shift, scale, _EPS, gate=gate2))
 
 
 def _rows(modulation: Tensor, lengths: Lengths | None) -> Tensor:

@@ -39,43 +39,6 @@ def _fused(x: Tensor, *vectors: Tensor | None) -> bool:
     return takes_kernels(x) and all(vector is None or vector.ndim == 1 for vector in vectors)
 
 
-def group_norm(
-    x: Tensor,
-    norm: nn.GroupNorm,
-    shift: Tensor | None = None,
-    *,
-    skip: Tensor | None = None,
-    silu: bool = True,
-) -> Tensor:
-    """SiLU(GN([x, skip] + shift)): pictures or volumes (N, C, ...), shift (N, C).
-
-    ``skip`` holds the channels behind those of ``x``: the two are joined by what is written.
-    """
-    if _fused(x):
-        from deployments.layers import pointwise_triton as kernels
-
-        parts = (x,) if skip is None else (x, skip)
-        return kernels.group_norm(
-            parts, norm.weight, norm.bias, norm.num_groups, norm.eps, shift, silu=silu
-        )
-    if skip is not None:
-        x = torch.cat([x, skip], dim=1)
-    if shift is not None:
-        x = x + shift.view(*shift.shape, *[1] * (x.ndim - 2))
-    y: Tensor = norm(x)
-    return F.silu(y) if silu else y
-
-
-def add_bias(h: Tensor, bias: Tensor, x: Tensor, more: Tensor | None = None) -> Tensor:
-    """h + bias + x: pictures (N, C, H, W), bias (C,). ``more`` (C,) is added to the bias."""
-    if _fused(x):
-        from deployments.layers import pointwise_triton as kernels
-
-        return kernels.add_bias(h, bias, x, more)
-    bias = bias if more is None else bias + more
-    return h + bias[:, None, None] + x
-
-
 def convolve(layer: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
     """The convolution with its bias: pictures or volumes (N, C, ...)."""
     if not _fused(x) or layer.bias is None:
@@ -180,7 +143,7 @@ def add_norm(
 ) -> tuple[Tensor, Tensor]:
     """x + gate h and its layer norm: tokens (..., C), gate broadcasts against them."""
     if _fused(x, gate):
-        from deployments.layers import pointwise_triton as kernels
+        from deployments.layers import layer_norm_triton as kernels
 
         return kernels.add_norm(x, h, norm.weight, norm.bias, norm.eps, gate=gate)
     x = x + h if gate is None else torch.addcmul(x, gate, h)
@@ -190,7 +153,7 @@ def add_norm(
 def layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
     """The norm alone, with or without gains: tokens (..., C)."""
     if _fused(x, norm.weight) and norm.weight is not None:
-        from deployments.layers import pointwise_triton as kernels
+        from deployments.layers import layer_norm_triton as kernels
 
         return kernels.add_norm(x, None, norm.weight, norm.bias, norm.eps)[1]
     y: Tensor = norm(x)
@@ -200,7 +163,7 @@ def layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
 def norm_modulated(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
     """LN(x) (1 + scale) + shift, LN without weights; shift and scale broadcast against x."""
     if _fused(x, shift):
-        from deployments.layers import pointwise_triton as kernels
+        from deployments.layers import layer_norm_triton as kernels
 
         return kernels.add_norm(x, None, scale, shift, eps, modulated=True)[1]
     return F.layer_norm(x, x.shape[-1:], eps=eps) * (1 + scale) + shift
@@ -213,28 +176,29 @@ def add_norm_modulated(
     scale: Tensor,
     eps: float,
     *,
+    gate: Tensor | None = None,
     blank: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """x + h and ``norm_modulated`` of it.
+    """x + gate h and ``norm_modulated`` of it; gate, shift and scale broadcast against x.
 
     Where ``h`` has fewer items than ``x`` (B, T, C), it belongs to the last ones, and every token
     of the first ones gets ``blank`` (C,) instead.
     """
-    if _fused(x, shift):
-        from deployments.layers import pointwise_triton as kernels
+    if _fused(x, gate, shift):
+        from deployments.layers import layer_norm_triton as kernels
 
-        return kernels.add_norm(x, h, scale, shift, eps, modulated=True, blank=blank)
+        return kernels.add_norm(x, h, scale, shift, eps, gate=gate, modulated=True, blank=blank)
     if blank is not None:
         first = blank.expand(x.shape[0] - h.shape[0], *x.shape[1:])
         h = torch.cat([first, h])
-    x = x + h
+    x = x + h if gate is None else torch.addcmul(x, gate, h)
     return x, norm_modulated(x, shift, scale, eps)
 
 
 def norm_shifted(x: Tensor, norm: nn.LayerNorm, shift: Tensor) -> Tensor:
     """LN(x + shift): tokens (..., C), shift (C,)."""
     if _fused(x):
-        from deployments.layers import pointwise_triton as kernels
+        from deployments.layers import layer_norm_triton as kernels
 
         return kernels.add_norm(x, None, norm.weight, norm.bias, norm.eps, shift=shift)[1]
     y: Tensor = norm(x + shift)
@@ -244,7 +208,7 @@ def norm_shifted(x: Tensor, norm: nn.LayerNorm, shift: Tensor) -> Tensor:
 def norm_to_rowwise(x: Tensor, norm: nn.LayerNorm, shift: Tensor, views: int) -> Tensor:
     """LN(x + shift), x (G V 2, S^2, C), in row-wise order (G, 2, S, 4, S, C)."""
     if _fused(x):
-        from deployments.layers import pointwise_triton as kernels
+        from deployments.layers import layer_norm_triton as kernels
 
         return kernels.add_norm(
             x, None, norm.weight, norm.bias, norm.eps, shift=shift, views=views, out_rowwise=True
@@ -258,7 +222,7 @@ def add_rowwise_norm(
 ) -> tuple[Tensor, Tensor]:
     """x (G V 2, S^2, C) plus shift and tokens in row-wise order, and the norm of the sum."""
     if _fused(x):
-        from deployments.layers import pointwise_triton as kernels
+        from deployments.layers import layer_norm_triton as kernels
 
         return kernels.add_norm(
             x,

@@ -14,6 +14,7 @@ from registry import Outputs, case, small_amplitude
 from torch import Tensor
 
 from deployments.layers.embeddings import TimestepEmbedder, grid_position_table, sinusoid
+from deployments.layers.group_norm import Measured
 from deployments.layers.modulated_block import ModulatedBlock
 from deployments.layers.pointwise import to_rowwise
 from deployments.layers.voxels import patchify, pixel_shuffle_3d
@@ -88,8 +89,8 @@ def down_block(case: Case) -> Outputs:
     )
     case.fill(block)
     hidden, skips = block(to_rows(case.inputs["hidden_states"]), _conditions(case, block))
-    named = {f"res_{n}": from_rows(skip) for n, skip in enumerate(skips)}
-    return {"hidden": from_rows(hidden), **named}
+    named = {f"res_{n}": from_rows(skip.pixels) for n, skip in enumerate(skips)}
+    return {"hidden": from_rows(hidden.pixels), **named}
 
 
 @case(ctor="UNetMidBlockMV2DCrossAttn")
@@ -99,15 +100,15 @@ def mid_block(case: Case) -> Outputs:
     block = MidBlock([_resnet(c, width), _resnet(c, width)], [_transformer(c)])
     case.fill(block)
     x = to_rows(case.inputs["hidden_states"])
-    return {"out": from_rows(block(x, _conditions(case, block)))}
+    return {"out": from_rows(block(x, _conditions(case, block)).pixels)}
 
 
 @case(ctor="CrossAttnUpBlockMV2D")
 def up_block(case: Case) -> Outputs:
     c, i = case.config, case.inputs
-    skips = [to_rows(i[f"res_{n}"]) for n in range(c["num_layers"])]
+    skips = [Measured(to_rows(i[f"res_{n}"])) for n in range(c["num_layers"])]
     widths = [c["prev_output_channel"]] + [c["out_channels"]] * (c["num_layers"] - 1)
-    widths = [w + s.shape[1] for w, s in zip(widths, reversed(skips), strict=True)]
+    widths = [w + s.pixels.shape[1] for w, s in zip(widths, reversed(skips), strict=True)]
     block = UpBlock(
         [_resnet(c, width) for width in widths],
         [_transformer(c) for _ in widths],
@@ -115,7 +116,7 @@ def up_block(case: Case) -> Outputs:
     )
     case.fill(block)
     out = block(to_rows(i["hidden_states"]), skips, _conditions(case, block))
-    return {"out": from_rows(out)}
+    return {"out": from_rows(out.pixels)}
 
 
 @case(ctor="DualCrossAttentionSS")
@@ -206,7 +207,7 @@ def joint_model(case: Case) -> Outputs:
     pictures: dict[str, Any] = {"unet_after_mid": model.mid_block}
     pictures |= {f"unet_after_MV{n}": m for n, m in enumerate(model.dual_CrossAttblocks_MV)}
     _tap(flow, taps, lambda x: x)
-    _tap(pictures, taps, lambda x: from_rows(x, config.num_views).mean(1))
+    _tap(pictures, taps, lambda x: from_rows(Measured.of(x).pixels, config.num_views).mean(1))
     _tap({"time_emb": model.time_embedding}, taps, lambda x: x.expand(rows, -1))
     _tap({"class_emb": model.class_embedding}, taps, lambda x: from_rows(x, config.num_views))
     conditioning = Conditioning(
@@ -248,7 +249,7 @@ def small_resnet(case: Case) -> Outputs:
         c["in_channels"], c["out_channels"], c["temb_channels"], c["groups"], c["eps"]
     )
     case.fill(block, "resnet")
-    return {"resnet": block(case.inputs["rx"], block.time_shift(case.inputs["rt"]))}
+    return {"resnet": block(case.inputs["rx"], block.time_shift(case.inputs["rt"])).pixels}
 
 
 @small_amplitude("flow_block")

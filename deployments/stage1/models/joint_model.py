@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deployments.layers.embeddings import TimestepEmbedder, grid_position_table, sinusoid
+from deployments.layers.group_norm import Measured, convolve_measured, group_norm
 from deployments.layers.modulated_block import ModulatedBlock
-from deployments.layers.pointwise import convolve, group_norm
+from deployments.layers.pointwise import convolve
 from deployments.layers.voxels import patchify, pixel_shuffle_3d
 from deployments.stage1.models.attention import SelfAttention
 from deployments.stage1.models.beside import Beside
@@ -199,27 +200,29 @@ class JointModel(nn.Module):
             return beside.start(lambda s: self._run_flow(s, prepared, modulation, start, stop), s)
 
         ahead = flow(self._flow_in(structure, prepared.branches), 0, before_middle)
-        x = convolve(self.conv_in, pictures)
+        x = convolve_measured(self.conv_in, pictures)
         skips = [x]
         for down in self.down_blocks:
             x, made = down(x, conditions)
             skips += made  # the skips stay as they were before pictures read the structure
-            if down.has_downsampler and x.shape[-1] == sync.structure_pixels:
+            size = x.pixels.shape[-1]
+            if down.has_downsampler and size == sync.structure_pixels:
                 beside.join()
-                s = next(structure_reads)(x, ahead)
+                s = next(structure_reads)(x.pixels, ahead)
                 ahead = flow(s, before_middle, after_middle)
-            if down.has_downsampler and x.shape[-1] == sync.image_pixels:
-                x = next(pictures_read)(x, s)
+            if down.has_downsampler and size == sync.image_pixels:
+                x = Measured(next(pictures_read)(x.pixels, s))
 
         x = self.mid_block(x, conditions)
         beside.join()
         s = ahead
 
         for up in self.up_blocks:
-            if x.shape[-1] == sync.image_pixels and up.has_upsampler:
-                x = next(pictures_read)(x, s)
-            if x.shape[-1] == sync.structure_pixels and up.has_upsampler:
-                s = next(structure_reads)(x, s)
+            size = x.pixels.shape[-1]
+            if size == sync.image_pixels and up.has_upsampler:
+                x = Measured(next(pictures_read)(x.pixels, s))
+            if size == sync.structure_pixels and up.has_upsampler:
+                s = next(structure_reads)(x.pixels, s)
                 ahead = flow(s, after_middle, len(self.blocks))
             x = up(x, skips, conditions)
 
@@ -288,8 +291,11 @@ class JointModel(nn.Module):
     def _run_flow(
         self, s: Tensor, prepared: Prepared, modulation: Tensor, start: int, stop: int
     ) -> Tensor:
-        for i in range(start, min(stop, len(self.blocks))):
-            s = self.blocks[i](s, modulation[i : i + 1], prepared.structure_keys[i])
+        stop = min(stop, len(self.blocks))
+        for i in range(start, stop):
+            following = modulation[i + 1 : i + 2] if i + 1 < stop else None
+            keys = prepared.structure_keys[i]
+            s = self.blocks[i](s, modulation[i : i + 1], keys, following=following)
         return s
 
     def _flow_out(self, s: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deployments.layers.pointwise import convolve, group_norm, layer_norm
+from deployments.layers.group_norm import group_norm
+from deployments.layers.pointwise import convolve, layer_norm
 from deployments.stage1.models.attention import CrossAttention
 from deployments.stage1.models.cell_means import cell_means
 from deployments.stage1.models.correspondence import BODY_VIEWS, picks_of_pixels, picks_of_voxels

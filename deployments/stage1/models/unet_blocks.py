@@ -1,7 +1,9 @@
 """The blocks of the multi-view UNet (model.md 6.3): residual, attention and resampling layers.
 
 Pictures are (rows, C, S, S) in channels-last memory, so that their tokens (rows, S^2, C) are a
-view. What time and picture embedding add to a residual block is computed for all steps beforehand.
+view. Where the pass that writes them knows their channels' moments, these travel with them to the
+group norms that read them (``Measured``). What time and picture embedding add to a residual block
+is computed for all steps beforehand.
 """
 
 from __future__ import annotations
@@ -12,13 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deployments.layers.pointwise import (
+from deployments.layers.group_norm import (
+    Measured,
     add_bias,
-    add_product,
-    bias_in_place,
-    convolve,
+    bias_measured,
+    convolve_measured,
     group_norm,
+    measure,
 )
+from deployments.layers.pointwise import add_product
 from deployments.stage1.models.multiview_block import MultiviewBlock, TextKeys
 
 
@@ -47,12 +51,12 @@ class ResnetBlock(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
+        x: Tensor | Measured,
         time_shift: Tensor,
-        skip: Tensor | None = None,
+        skip: Tensor | Measured | None = None,
         *,
         more_bias: Tensor | None = None,
-    ) -> Tensor:
+    ) -> Measured:
         """(rows, C_in, S, S), (rows, C) -> (rows, C, S, S); ``skip`` holds the last of C_in.
 
         ``more_bias`` (C,) is added to the output.
@@ -61,7 +65,8 @@ class ResnetBlock(nn.Module):
         h = _convolve(self.conv1, group_norm(x, self.norm1, skip=skip))
         h = _convolve(self.conv2, group_norm(h, self.norm2, time_shift))
         bias: Tensor = self.conv2.bias  # type: ignore[assignment]
-        return add_bias(h, bias, self._shortcut(x, skip), more_bias)
+        joined = None if skip is None else Measured.of(skip).pixels
+        return add_bias(h, bias, self._shortcut(Measured.of(x).pixels, joined), more_bias)
 
     def _shortcut(self, x: Tensor, skip: Tensor | None) -> Tensor:
         """Input and skip, which are never joined in memory, in the output's width."""
@@ -102,19 +107,20 @@ class MultiviewTransformer(nn.Module):
         """The one transformer block."""
         return self.transformer_blocks[0]  # type: ignore[return-value]
 
-    def forward(self, x: Tensor, text: TextKeys, *, biased: bool = False) -> Tensor:
+    def forward(self, x: Tensor | Measured, text: TextKeys, *, biased: bool = False) -> Tensor:
         """(rows, C, S, S) -> (rows, C, S, S).
 
         ``biased``: ``last_bias`` was added to the pictures already, which may be changed.
         """
+        x = Measured.of(x)
         if not biased:
-            x = x + self.last_bias()[:, None, None]
+            x = Measured(x.pixels + self.last_bias()[:, None, None])
         shift = -self.last_bias() if self._biases is None else self._biases[1]
-        shift = shift.expand(x.shape[0], -1)
+        shift = shift.expand(x.pixels.shape[0], -1)
         tokens = self.proj_in(_to_tokens(group_norm(x, self.norm, shift, silu=False)))
         tokens = self.block.without_last_bias(tokens, text)
-        tokens = add_product(_to_tokens(x), tokens, self.proj_out.weight)
-        return _to_pictures(tokens, x.shape[-1])
+        tokens = add_product(_to_tokens(x.pixels), tokens, self.proj_out.weight)
+        return _to_pictures(tokens, x.pixels.shape[-1])
 
     def last_bias(self) -> Tensor:
         """What every pixel gets whatever the input is, (C,)."""
@@ -130,9 +136,9 @@ class Downsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Measured:
         """(rows, C, S, S) -> (rows, C, S/2, S/2)."""
-        return convolve(self.conv, x)
+        return convolve_measured(self.conv, x)
 
 
 class Upsample(nn.Module):
@@ -156,13 +162,13 @@ class Upsample(nn.Module):
         summed = sums @ weight.float().transpose(0, 1) @ sums.T  # (C_in, C_out, 4, 4)
         self._transposed = summed.to(weight.dtype).contiguous(memory_format=torch.channels_last)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Measured:
         """(rows, C, S, S) -> (rows, C, 2 S, 2 S)."""
         if self._transposed is None:
-            return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+            return Measured(self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest")))
         y = F.conv_transpose2d(x, self._transposed, None, stride=2, padding=1)
         bias: Tensor = self.conv.bias  # type: ignore[assignment]
-        return bias_in_place(y, bias)
+        return bias_measured(y, bias)
 
 
 class Conditions:
@@ -199,19 +205,25 @@ class DownBlock(nn.Module):
         self.has_attention = bool(attentions)
         self.has_downsampler = downsampler is not None
 
-    def forward(self, x: Tensor, conditions: Conditions) -> tuple[Tensor, list[Tensor]]:
-        """Returns the output and every skip tensor, of which the output is the last."""
-        skips = []
+    def forward(
+        self, x: Tensor | Measured, conditions: Conditions
+    ) -> tuple[Measured, list[Measured]]:
+        """Returns the output and every skip, of which the output is the last.
+
+        All are measured: the way up needs that of every one.
+        """
+        skips: list[Measured] = []
+        out = Measured.of(x)
         for index, resnet in enumerate(self.resnets):
             if self.has_attention:
-                x = _followed(resnet, self.attentions[index], x, conditions)
+                out = measure(_followed(resnet, self.attentions[index], out, conditions))
             else:
-                x = resnet(x, conditions.time_shift())
-            skips.append(x)
+                out = resnet(out, conditions.time_shift())
+            skips.append(out)
         if self.has_downsampler:
-            x = self.downsamplers[0](x)
-            skips.append(x)
-        return x, skips
+            out = self.downsamplers[0](out.pixels)
+            skips.append(out)
+        return out, skips
 
 
 class MidBlock(nn.Module):
@@ -222,7 +234,7 @@ class MidBlock(nn.Module):
         self.resnets = nn.ModuleList(resnets)
         self.attentions = nn.ModuleList(attentions)
 
-    def forward(self, x: Tensor, conditions: Conditions) -> Tensor:
+    def forward(self, x: Tensor | Measured, conditions: Conditions) -> Measured:
         """(rows, C, S, S) -> (rows, C, S, S)."""
         x = _followed(self.resnets[0], self.attentions[0], x, conditions)
         return self.resnets[1](x, conditions.time_shift())
@@ -246,22 +258,25 @@ class UpBlock(nn.Module):
         self.has_attention = bool(attentions)
         self.has_upsampler = upsampler is not None
 
-    def forward(self, x: Tensor, skips: list[Tensor], conditions: Conditions) -> Tensor:
+    def forward(
+        self, x: Tensor | Measured, skips: list[Measured], conditions: Conditions
+    ) -> Measured:
         """``skips`` is used up from its end."""
         for index, resnet in enumerate(self.resnets):
             if self.has_attention:
                 x = _followed(resnet, self.attentions[index], x, conditions, skips.pop())
             else:
                 x = resnet(x, conditions.time_shift(), skips.pop())
-        return self.upsamplers[0](x) if self.has_upsampler else x
+        x = Measured.of(x)
+        return self.upsamplers[0](x.pixels) if self.has_upsampler else x
 
 
 def _followed(
     resnet: nn.Module,
     transformer: nn.Module,
-    x: Tensor,
+    x: Tensor | Measured,
     conditions: Conditions,
-    skip: Tensor | None = None,
+    skip: Tensor | Measured | None = None,
 ) -> Tensor:
     """A residual block and the transformer behind it.
 

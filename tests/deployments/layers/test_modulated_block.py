@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from deployments.layers.modulated_block import ModulatedBlock
+from deployments.layers.modulated_block import Entered, ModulatedBlock
 
 
 @pytest.fixture
@@ -59,3 +59,18 @@ def test_items_without_an_entry_have_a_condition_of_zeros(block: ModulatedBlock)
     both = block.context_keys(torch.cat([torch.zeros_like(context), context]))
     expected = block(x, modulation, both)
     torch.testing.assert_close(block(x, modulation, block.context_keys(context)), expected)
+
+
+@pytest.mark.parametrize("lengths", [None, [10, 6]], ids=["dense", "packed"])
+def test_a_block_may_begin_the_one_behind_it(
+    block: ModulatedBlock, lengths: list[int] | None
+) -> None:
+    x, context = torch.randn(2, 10, 32), torch.randn(2, 5, 24)
+    if lengths is not None:
+        x = torch.cat([x[0], x[1, :6]])
+    first, second = (block.modulation(torch.randn(2, 32)) for _ in range(2))
+    keys = block.context_keys(context)
+    expected = block(block(x, first, keys, lengths), second, keys, lengths)
+    entered = block(x, first, keys, lengths, following=second)
+    assert isinstance(entered, Entered)
+    torch.testing.assert_close(block(entered, second, keys, lengths), expected)

@@ -23,38 +23,27 @@ def steps(device: str, dtype: torch.dtype) -> dict[str, Callable[[], Any]]:
     rows = 2 * VIEWS * 2
     pictures = (drawn(rows, CHANNELS, SIZE, SIZE) + 2).contiguous(memory_format=torch.channels_last)
     tokens, more = drawn(rows, SIZE**2, CHANNELS), drawn(rows, SIZE**2, CHANNELS)
-    shift, vector = drawn(rows, CHANNELS), drawn(CHANNELS)
-    group = nn.GroupNorm(32, CHANNELS).to(device, dtype)
+    vector = drawn(CHANNELS)
     layer = nn.LayerNorm(CHANNELS).to(device, dtype)
-    for norm in (group, layer):
-        norm.weight.data.copy_(vector)
-        norm.bias.data.copy_(vector + 1)
+    layer.weight.data.copy_(vector)
+    layer.bias.data.copy_(vector + 1)
     grouped = pointwise.to_rowwise(more, VIEWS).contiguous()
     heads = drawn(2, 7, 3, 4, 24)
     gamma = drawn(4, 24)
-    volume = drawn(2, CHANNELS, 5, 5, 5).contiguous(memory_format=torch.channels_last_3d)
-    skip = drawn(rows, 64, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
-    wide = nn.GroupNorm(32, CHANNELS + 64).to(device, dtype)
     linear = nn.Linear(CHANNELS, 48).to(device, dtype)
     doubled = nn.Linear(CHANNELS, 160).to(device, dtype)
     views = drawn(2, VIEWS, 2, SIZE, SIZE, CHANNELS)
     narrow = drawn(rows, SIZE**2, 48)
     convolution = nn.Conv2d(4, CHANNELS, 3, padding=1, stride=2).to(device, dtype)
     narrow_pictures = drawn(rows, 4, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
+    odd, odd_layer = drawn(7, 3, 100), nn.LayerNorm(100).to(device, dtype)
+    long, long_layer = drawn(9, 1280) + 3, nn.LayerNorm(1280).to(device, dtype)
+    longest, longest_layer = drawn(3, 2048 + 24), nn.LayerNorm(2048 + 24).to(device, dtype)
     items, fewer = drawn(3, 7, CHANNELS), drawn(1, 7, CHANNELS)
     return {
-        "group_norm": lambda: pointwise.group_norm(pictures, group, shift),
-        "group_norm_only": lambda: pointwise.group_norm(pictures, group, silu=False),
-        "group_norm_of_volume": lambda: pointwise.group_norm(volume, group),
-        "group_norm_with_skip": lambda: pointwise.group_norm(pictures, wide, skip=skip),
-        "group_norm_one_shift": lambda: pointwise.group_norm(
-            pictures, group, vector.expand(rows, -1)
-        ),
         "convolve": lambda: pointwise.convolve(convolution, narrow_pictures),
         "bias_in_place": lambda: pointwise.bias_in_place(pictures.clone(), vector),
         "layer_norm": lambda: pointwise.layer_norm(tokens, layer),
-        "add_bias": lambda: pointwise.add_bias(pictures, vector, pictures),
-        "add_two_biases": lambda: pointwise.add_bias(pictures, vector, pictures, vector),
         "mean_into": lambda: averaged(views.clone()),
         "add_gated": lambda: pointwise.add_gated(tokens, more, vector),
         "add_product": lambda: pointwise.add_product(narrow.clone(), more, linear.weight),
@@ -62,9 +51,15 @@ def steps(device: str, dtype: torch.dtype) -> dict[str, Callable[[], Any]]:
         "geglu": lambda: pointwise.geglu(tokens),
         "linear_geglu": lambda: pointwise.linear_geglu(tokens, doubled),
         "add_norm": lambda: pointwise.add_norm(tokens, more, layer),
+        "add_norm_odd": lambda: pointwise.add_norm(odd, odd, odd_layer),
+        "layer_norm_1280": lambda: pointwise.layer_norm(long, long_layer),
+        "layer_norm_2048": lambda: pointwise.layer_norm(longest, longest_layer),
         "add_norm_gated": lambda: pointwise.add_norm(tokens, more, layer, vector),
         "norm_modulated": lambda: pointwise.norm_modulated(tokens, vector, vector, 1e-6),
         "add_modulated": lambda: pointwise.add_norm_modulated(tokens, more, vector, vector, 1e-6),
+        "add_modulated_gated": lambda: pointwise.add_norm_modulated(
+            tokens, more, vector, vector, 1e-6, gate=vector
+        ),
         "add_modulated_blank": lambda: pointwise.add_norm_modulated(
             items, fewer, vector, vector, 1e-6, blank=vector
         ),
@@ -114,12 +109,6 @@ def test_on_hopper_the_gated_product_passes_its_trial(caplog: pytest.LogCaptureF
     with torch.inference_mode():
         x = torch.empty(1, device="cuda", dtype=torch.float16)
         assert hopper_trial.takes(x, "gated product", pointwise._gated_product_trial), caplog.text
-
-
-def test_a_shift_is_added_before_the_group_norm() -> None:
-    x, norm, shift = torch.randn(2, 32, 3, 3), nn.GroupNorm(8, 32), torch.randn(2, 32)
-    expected = norm(x + shift[:, :, None, None])
-    torch.testing.assert_close(pointwise.group_norm(x, norm, shift, silu=False), expected)
 
 
 def test_row_wise_order_keeps_the_rows_of_four_views_together() -> None:
