@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -32,7 +30,6 @@ from deployments.stage1.acceleration import Stepper
 from deployments.stage1.conditioning import (
     Stage1Encoders,
     blank_conditioning,
-    import_libraries,
 )
 from deployments.stage1.models.config import JointModelConfig
 from deployments.stage1.models.joint_model import JointModel
@@ -51,6 +48,7 @@ from deployments.stage1.sampler import (
     initial_noise,
     model_times,
     sample,
+    scaled,
 )
 from deployments.stage1.views import finish_views
 
@@ -96,21 +94,17 @@ class Stage1Pipeline:
         joint = JointModelConfig.from_dict(checkpoint.config(Component.JOINT_MODEL))
         decoder = StructureDecoderConfig.from_dict(checkpoint.config(Component.STRUCTURE_DECODER))
         on_gpu = torch.device(device).type == "cuda"
-        with _quick_turns(), ThreadPoolExecutor(max_workers=1) as beside:
-            imported = beside.submit(import_libraries)
-            model = checkpoint.load(
-                Component.JOINT_MODEL, lambda: JointModel(joint), device=device, dtype=dtype
-            ).prepare_for_inference()
-            if fp8:
-                use_float8(model)
-            ready("joint model")
-            stepper = Stepper(model, compile=compile)
-            if on_gpu:
-                # While there is room: libraries that try their algorithms take gigabytes for it.
-                stepper.warm_up(blank_conditioning(checkpoint))
-                ready("first step")
-            imported.result()
-        ready("libraries")
+        model = checkpoint.load(
+            Component.JOINT_MODEL, lambda: JointModel(joint), device=device, dtype=dtype
+        ).prepare_for_inference()
+        if fp8:
+            use_float8(model)
+        ready("joint model")
+        stepper = Stepper(model, compile=compile)
+        if on_gpu:
+            # While there is room: libraries that try their algorithms take gigabytes for it.
+            stepper.warm_up(blank_conditioning(checkpoint))
+            ready("first step")
         encoders = Stage1Encoders.from_checkpoint(
             checkpoint, device=device, dtype=dtype, ready=ready
         )
@@ -181,7 +175,7 @@ class Stage1Pipeline:
             )
             latents = sample(
                 velocities,
-                self._noise(seed),
+                scaled(self._noise(seed), self.method.noise_scales),
                 schedule,
                 guidance=guidance,
                 seed=seed,
@@ -237,18 +231,3 @@ class Stage1Pipeline:
         if self.stepper.device.type == "cuda":
             torch.cuda.synchronize(self.stepper.device)
         timings[part] = time.perf_counter() - start
-
-
-@contextmanager
-def _quick_turns() -> Iterator[None]:
-    """Let threads of Python take turns often.
-
-    Every tensor that is read gives the interpreter away while it is copied, and would wait a whole
-    turn of the thread that imports beside it to get it back: 5 ms, two thousand times.
-    """
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-4)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)

@@ -76,6 +76,18 @@ def initial_noise(
     return Latents(pictures.float(), structure.to(device))
 
 
+def scaled(noise: Latents, scales: Sequence[float]) -> Latents:
+    """Noise whose normal maps, colour pictures and structure are multiplied by one scale each.
+
+    ``noise.pictures`` is (2 V, 4, s, s) with the normal maps first. Scales of 1 change no bit.
+    """
+    of_normals, of_colors, of_structure = scales
+    normals, colors = noise.pictures.chunk(2)
+    return Latents(
+        torch.cat([of_normals * normals, of_colors * colors]), of_structure * noise.structure
+    )
+
+
 def guide(velocity: Tensor, guidance: float) -> Tensor:
     """Velocities by branch (G, ...) -> the guided one (...), float32."""
     velocity = velocity.float()

@@ -213,7 +213,8 @@ class Stage2Pipeline:
             method.stage2_guidance_interval,
         )
         generator = torch.Generator().manual_seed(options.seed)  # same noise on every device
-        latent = torch.randn(len(sites), channels, generator=generator).to(self.device)
+        noise = torch.randn(len(sites), channels, generator=generator)
+        latent = (method.stage2_noise_scale * noise).to(self.device)
         for step in euler_steps(
             flow_velocities(self.networks.flow, sites, condition),
             latent,

@@ -74,6 +74,16 @@ def test_guidance_defaults_to_the_checkpoint_s(
     assert (given.color == result.color).all()
 
 
+def test_a_checkpoint_may_start_from_quieter_noise(
+    pipeline: Stage1Pipeline, prepared: PreparedImage, result: MultiviewResult
+) -> None:
+    method = replace(pipeline.method, noise_scales=(0.0, 0.0, 0.0))
+    quiet = Stage1Pipeline(pipeline.encoders, pipeline.stepper, pipeline.structure_decoder, method)
+    without = quiet(prepared, OPTIONS)
+    assert (without.color[1:] != result.color[1:]).any()
+    assert (quiet(prepared, replace(OPTIONS, seed=6)).color == without.color).all()
+
+
 def test_progress_and_cancel_reach_the_sampler(
     pipeline: Stage1Pipeline, prepared: PreparedImage
 ) -> None:

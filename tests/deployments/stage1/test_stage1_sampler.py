@@ -6,7 +6,7 @@ import torch
 from deployments.contracts import Progress, ignore_progress, never_cancelled
 from deployments.errors import Cancelled, GenerationError
 from deployments.layers.flow_schedule import flow_schedule
-from deployments.stage1.sampler import Latents, flow_times, guide, initial_noise, sample
+from deployments.stage1.sampler import Latents, flow_times, guide, initial_noise, sample, scaled
 
 SHAPES = ((2, 1, 3, 3), (1, 2, 2, 2, 2))
 
@@ -87,3 +87,12 @@ def test_flow_times_are_rounded_in_half_precision_only() -> None:
     schedule = flow_schedule(50, 3.0)
     assert flow_times(schedule, torch.float16)[1] == 993.0
     assert flow_times(schedule, torch.float32)[1] == pytest.approx(993.2432432)
+
+
+def test_each_kind_of_noise_has_its_scale() -> None:
+    plain = noise()
+    quiet = scaled(plain, (0.5, 0.25, 0.0))
+    assert torch.equal(quiet.pictures, plain.pictures * torch.tensor([0.5, 0.25]).view(2, 1, 1, 1))
+    assert not quiet.structure.any()
+    for same, before in zip(scaled(plain, (1.0, 1.0, 1.0)), plain, strict=True):
+        assert torch.equal(same, before)

@@ -101,6 +101,17 @@ def test_seed_steps_and_guidance_have_an_effect_and_repeat(
         assert (other - first).abs().max() > 1e-3
 
 
+def test_a_checkpoint_may_start_from_quieter_noise(
+    pipeline: Stage2Pipeline, prepared: PreparedImage, multiview: MultiviewResult
+) -> None:
+    method = replace(pipeline.method, stage2_noise_scale=0.0)
+    quiet = Stage2Pipeline(pipeline.networks, method, device=pipeline.device)
+    first, other = (
+        latents(quiet, prepared, multiview, replace(OPTIONS, seed=seed)) for seed in (5, 6)
+    )
+    assert torch.equal(first, other)
+
+
 def test_it_stops_between_steps_when_cancelled(
     pipeline: Stage2Pipeline, prepared: PreparedImage, multiview: MultiviewResult
 ) -> None:
