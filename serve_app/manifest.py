@@ -16,7 +16,7 @@ from deployments.contracts import GenerationOptions
 from serve_app.options import options_as_json
 
 NAME = "manifest.json"
-LIBRARIES = ("synchuman-serve", "ray", "torch", "diffusers", "transformers", "numpy", "pillow")
+LIBRARIES = ("synchuman-serve", "ray", "torch", "transformers", "numpy", "pillow")
 
 
 @dataclass(frozen=True)

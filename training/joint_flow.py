@@ -91,8 +91,8 @@ class JointTraining:
     def picture_latents(self, pictures: Tensor) -> Tensor:
         """(N, 3, S, S) in 0..1 -> (N, 4, s, s) scaled posterior modes."""
         parts = pictures.split(ENCODED_AT_ONCE)
-        dtype = self.vae.dtype
-        means = [self.vae.encode((part * 2 - 1).to(dtype)).latent_dist.mode() for part in parts]
+        dtype = next(self.vae.parameters()).dtype
+        means = [self.vae.encode((part * 2 - 1).to(dtype)) for part in parts]
         return torch.cat(means).float() * self.scale
 
     def conditions(self, rows: Rows, dropped: Tensor | None = None) -> Conditions:
@@ -149,8 +149,9 @@ class JointTraining:
                 v, structure_velocity = self.flow.velocities(x, s, times, conditions)
                 x = x - (time - following) * v.float()
                 s = s - (time - following) * structure_velocity.float()
-        parts = (x.flatten(0, 2) / self.scale).to(self.vae.dtype).split(ENCODED_AT_ONCE)
-        pictures = torch.cat([self.vae.decode(part).sample for part in parts]).float()
+        dtype = next(self.vae.parameters()).dtype
+        parts = (x.flatten(0, 2) / self.scale).to(dtype).split(ENCODED_AT_ONCE)
+        pictures = torch.cat([self.vae.decode(part) for part in parts]).float()
         pictures = (pictures / 2 + 0.5).clamp(0, 1).unflatten(0, x.shape[:3])
         return pictures, self.structure_decoder(s)[:, 0] > 0
 

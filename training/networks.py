@@ -15,7 +15,11 @@ from deployments.checkpoints.component import Component
 from deployments.checkpoints.method import MethodConfig, read_json
 from deployments.checkpoints.networks import build_network
 from deployments.checkpoints.random import PRESETS_DIRECTORY
+from deployments.layers.dinov2_network import Dinov2Embeddings
 from deployments.layers.sparse.convolution import PointwiseConv3d, SubmanifoldConv3d
+from deployments.stage1.models.clip_vision import ClipEmbeddings, ClipPositions
+
+TOKENS = 0.02  # deviation of the tokens and positions that a vision transformer starts with
 
 # Layers that start at zero, so that every residual branch and both heads begin as "no change".
 ZERO_ENDS = (
@@ -70,6 +74,9 @@ def start(module: nn.Module) -> nn.Module:
                 weight = part.conv["weight"]
                 nn.init.normal_(weight, std=1 / math.sqrt(weight[0].numel()))
                 nn.init.zeros_(part.conv["bias"])
+            elif isinstance(part, (Dinov2Embeddings, ClipEmbeddings, ClipPositions)):
+                for parameter in part.parameters(recurse=False):
+                    nn.init.trunc_normal_(parameter, std=TOKENS)
         for name, parameter in module.named_parameters():
             owner = name.rpartition(".")[0]
             if owner.endswith(ZERO_ENDS):

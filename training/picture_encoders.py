@@ -61,14 +61,14 @@ class PictureEncoders(nn.Module):
             pictures, (size, size), mode="bicubic", antialias=True, align_corners=False
         ).clamp(0, 1)
         normalised = (resized - self.clip_mean) / self.clip_deviation
-        vectors = self.clip(pixel_values=normalised).image_embeds
+        vectors = self.clip(normalised)
         return with_noise_level(vectors.float())
 
     def condition(self, pictures: Tensor) -> Tensor:
         """(B, 3, C, C) on black in 0..1 -> tokens (B, L, D) before the final norm, normalised."""
         # The read-out caches position tables for inference; with gradients each step needs its own.
         self.read_out._tables.clear()
-        last = len(self.dinov2.encoder.layer) - 1
+        last = len(self.dinov2.blocks) - 1
         hidden = self.read_out._run(pictures)[last]
         return F.layer_norm(hidden.float(), hidden.shape[-1:], eps=1e-5)
 

@@ -5,14 +5,14 @@ Drawing people, their signed distances and the features of their views costs far
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor
 
 from deployments.checkpoints.component import Component
 from deployments.layers.sparse.sites import Sites
+from deployments.stage1.models.picture_autoencoder import PictureAutoencoder
 from deployments.stage2.mesh.dual_tables import CORNERS
 from training.imitated_errors import turned_sides, worn, wrong_voxels
 from training.people.light import studio_light
@@ -126,9 +126,9 @@ class SurfaceRows:
         """Through the picture autoencoder, with latents a little off."""
         if self.vae is None:
             return worn(pictures)
-        latents = self.vae.encode(pictures.flatten(0, -4) * 2 - 1).latent_dist.mode()
-        off = LATENT_NOISE * float(torch.rand(())) / self.vae.config["scaling_factor"]
-        found = self.vae.decode(latents + off * torch.randn_like(latents)).sample
+        latents = self.vae.encode(pictures.flatten(0, -4) * 2 - 1)
+        off = LATENT_NOISE * float(torch.rand(())) / self.vae.config.scaling_factor
+        found = self.vae.decode(latents + off * torch.randn_like(latents))
         return (found.float() / 2 + 0.5).clamp(0, 1).view(pictures.shape)
 
     def _corners(self, rows: Rows, batch: Batch) -> Tensor:
@@ -198,14 +198,14 @@ def vertex_colors(batch: Batch) -> Tensor:
     return lit.clamp(0, 1).view(people, vertices, 3)
 
 
-def load_vae(run: Run) -> AutoencoderKL | None:
+def load_vae(run: Run) -> PictureAutoencoder | None:
     """The picture autoencoder, if the tree has one."""
     config = run.workspace.config(Component.VAE)
     if config is None:
         return None
     vae = run.configs.build(Component.VAE, run.device)
-    assert isinstance(vae, AutoencoderKL)
+    assert isinstance(vae, PictureAutoencoder)
     if not run.workspace.load(Component.VAE, vae):
         return None
-    vae.register_to_config(scaling_factor=config["scaling_factor"])
+    vae.config = replace(vae.config, scaling_factor=float(config["scaling_factor"]))
     return vae.eval().requires_grad_(False)

@@ -16,16 +16,19 @@ from torch import Tensor
 from deployments.checkpoints.checkpoint import Checkpoint
 from deployments.checkpoints.component import Component
 from deployments.contracts import UInt8
+from deployments.layers.dinov2_network import Dinov2Config, Dinov2Network
 
 _MEAN = (0.485, 0.456, 0.406)
 _DEVIATION = (0.229, 0.224, 0.225)
 
 
 class DinoV2:
-    """Both read-outs of one ``Dinov2WithRegistersModel`` of transformers."""
+    """Both read-outs of one network."""
 
-    def __init__(self, model: Any, *, feature_size: int, feature_layers: tuple[int, ...]) -> None:
-        blocks, patch = len(model.encoder.layer), model.config.patch_size
+    def __init__(
+        self, model: Dinov2Network, *, feature_size: int, feature_layers: tuple[int, ...]
+    ) -> None:
+        blocks, patch = len(model.blocks), model.config.patch_size
         if max(feature_layers) >= blocks or feature_size % patch:
             raise ValueError(
                 f"feature layers {feature_layers} of {blocks} blocks at {feature_size} px with "
@@ -53,7 +56,7 @@ class DinoV2:
         """uint8 (B, C, C, 3) to float32 tokens (B, 1 + registers + (C/patch)^2, D)."""
         device = next(self.model.parameters()).device
         pixels = torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).float() / 255
-        hidden = self._run(pixels)[len(self.model.encoder.layer) - 1]
+        hidden = self._run(pixels)[len(self.model.blocks) - 1]
         return F.layer_norm(hidden.float(), hidden.shape[-1:], eps=1e-5)
 
     @torch.inference_mode()
@@ -114,18 +117,15 @@ class DinoV2:
         parameter = next(self.model.parameters())
         mean, deviation = (pixels.new_tensor(v).view(3, 1, 1) for v in (_MEAN, _DEVIATION))
         hidden = self._tokens(((pixels - mean) / deviation).to(parameter))
-        last = max(keep, default=len(self.model.encoder.layer) - 1)
+        last = max(keep, default=len(self.model.blocks) - 1)
         kept = {}
-        for index, block in enumerate(self.model.encoder.layer[: last + 1]):
-            result = block(hidden)
-            hidden = result if isinstance(result, Tensor) else result[0]
+        for index, block in enumerate(self.model.blocks[: last + 1]):
+            hidden = block(hidden)
             if index in keep or index == last:
                 kept[index] = hidden
         return kept
 
 
-def build_dinov2(config: dict[str, Any]) -> Any:
-    """A Dinov2WithRegistersModel from its config.json."""
-    from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
-
-    return Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**config))
+def build_dinov2(config: dict[str, Any]) -> Dinov2Network:
+    """The network of a config.json."""
+    return Dinov2Network(Dinov2Config.from_dict(config))

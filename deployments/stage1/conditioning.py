@@ -6,7 +6,6 @@ it for guidance, where unconditional rows are zero (the noise-level part of the 
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +19,7 @@ from deployments.checkpoints.checkpoint import Checkpoint
 from deployments.checkpoints.component import Component
 from deployments.contracts import PreparedImage, UInt8
 from deployments.layers.dinov2 import DinoV2
+from deployments.stage1.models.clip_vision import ClipVision, ClipVisionConfig
 from deployments.stage1.models.config import JointModelConfig
 from deployments.stage1.models.joint_model import Conditioning
 from deployments.stage1.picture_vae import PictureVae
@@ -33,9 +33,9 @@ _ROWS = (0, 0, 0, 0, 1, 0, 0, 0, 0, 1)
 class ClipEncoder:
     """The CLIP vision tower with projection; embeddings are used as they come (model.md 5.1)."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: ClipVision) -> None:
         self.model = model
-        self.size = int(model.config.image_size)
+        self.size = model.config.image_size
 
     @classmethod
     def from_checkpoint(
@@ -51,9 +51,7 @@ class ClipEncoder:
     def embed(self, pictures: UInt8) -> Tensor:
         """uint8 (B, H, H, 3) on white to (B, D), neither normalised nor noised."""
         pixels = normalise_for_clip(torch.from_numpy(clip_pictures(pictures, self.size)))
-        embeddings: Tensor = self.model(
-            pixel_values=pixels.to(next(self.model.parameters()))
-        ).image_embeds
+        embeddings: Tensor = self.model(pixels.to(next(self.model.parameters())))
         return embeddings
 
 
@@ -111,13 +109,6 @@ def blank_conditioning(checkpoint: Checkpoint) -> Conditioning:
     )
 
 
-def import_libraries() -> None:
-    """Import what the encoders are built with: seconds that can pass beside other work."""
-    importlib.import_module("diffusers.models.autoencoders.autoencoder_kl")
-    importlib.import_module("transformers.models.clip.modeling_clip")
-    importlib.import_module("transformers.models.dinov2_with_registers")
-
-
 def clip_pictures(pictures: UInt8, size: int) -> UInt8:
     """uint8 (B, H, H, 3) to (B, size, size, 3) with Pillow's bicubic filter.
 
@@ -148,8 +139,6 @@ def with_noise_level(embeddings: Tensor, level: float = 0.0) -> Tensor:
     return torch.cat([embeddings, sinusoid.expand_as(embeddings)], dim=-1)
 
 
-def build_clip(config: dict[str, Any]) -> Any:
-    """A CLIPVisionModelWithProjection from its config.json."""
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-
-    return CLIPVisionModelWithProjection(CLIPVisionConfig(**config))
+def build_clip(config: dict[str, Any]) -> ClipVision:
+    """The vision tower of a config.json."""
+    return ClipVision(ClipVisionConfig.from_dict(config))

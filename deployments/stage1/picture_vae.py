@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -12,14 +11,15 @@ from torch import Tensor
 from deployments.checkpoints.checkpoint import Checkpoint
 from deployments.checkpoints.component import Component
 from deployments.contracts import UInt8
+from deployments.stage1.models.picture_autoencoder import AutoencoderConfig, PictureAutoencoder
 
 
 class PictureVae:
     """Pictures to latents and back, a row at a time so that memory does not grow with rows."""
 
-    def __init__(self, model: Any, *, rows_at_once: int = 1) -> None:
+    def __init__(self, model: PictureAutoencoder, *, rows_at_once: int = 1) -> None:
         self.model = model
-        self.scale = float(model.config.scaling_factor)
+        self.scale = model.config.scaling_factor
         self._rows = rows_at_once
 
     @classmethod
@@ -45,8 +45,7 @@ class PictureVae:
         pixels = (pixels.float() / 255 * 2 - 1).to(weight.dtype)
         with small_workspaces():
             rows = [
-                self.model.encode(part).latent_dist.mode() * self.scale
-                for part in torch.split(pixels, self._rows)
+                self.model.encode(part) * self.scale for part in torch.split(pixels, self._rows)
             ]
         return torch.cat(rows)
 
@@ -55,7 +54,7 @@ class PictureVae:
         """Latents (B, 4, h, w) to float32 pictures (B, 3, 8h, 8w), clamped to 0..1."""
         latents = latents.to(next(self.model.parameters()).dtype) / self.scale
         with small_workspaces():
-            rows = [self.model.decode(part).sample for part in torch.split(latents, self._rows)]
+            rows = [self.model.decode(part) for part in torch.split(latents, self._rows)]
         return (torch.cat(rows).float() / 2 + 0.5).clamp(0, 1)
 
 
@@ -67,9 +66,6 @@ def small_workspaces() -> AbstractContextManager[None]:
     return flags
 
 
-def build_vae(config: dict[str, Any]) -> Any:
-    """An AutoencoderKL from its config.json, without the fields that this diffusers lacks."""
-    from diffusers import AutoencoderKL
-
-    known = inspect.signature(AutoencoderKL.__init__).parameters
-    return AutoencoderKL(**{name: value for name, value in config.items() if name in known})
+def build_vae(config: dict[str, Any]) -> PictureAutoencoder:
+    """The autoencoder of a config.json."""
+    return PictureAutoencoder(AutoencoderConfig.from_dict(config))

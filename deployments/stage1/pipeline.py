@@ -27,10 +27,7 @@ from deployments.layers.attention import choose_backend
 from deployments.layers.float8 import require_float8
 from deployments.layers.flow_schedule import flow_schedule
 from deployments.stage1.acceleration import Stepper
-from deployments.stage1.conditioning import (
-    Stage1Encoders,
-    blank_conditioning,
-)
+from deployments.stage1.conditioning import Stage1Encoders, blank_conditioning
 from deployments.stage1.models.config import JointModelConfig
 from deployments.stage1.models.joint_model import JointModel
 from deployments.stage1.models.quantised import use_float8

@@ -13,7 +13,7 @@ from pathlib import Path
 from deployments.errors import BackendError
 from serve_app.cli.backends import installed
 
-REQUIRED = ("ray", "torch", "diffusers", "transformers", "fastapi", "trimesh", "numba")
+REQUIRED = ("ray", "torch", "transformers", "fastapi", "trimesh", "numba")
 PYTHONS = ((3, 10), (3, 13))
 
 

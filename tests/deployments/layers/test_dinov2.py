@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 from deployments.checkpoints.checkpoint import open_checkpoint
+from deployments.checkpoints.component import Component
 from deployments.layers.dinov2 import DinoV2, build_dinov2
 
 
@@ -14,6 +18,15 @@ def dinov2() -> DinoV2:
     return DinoV2.from_checkpoint(
         open_checkpoint("random:small"), device="cpu", dtype=torch.float32
     )
+
+
+@pytest.fixture(scope="module")
+def library(dinov2: DinoV2) -> Any:
+    """The same weights in transformers' own network."""
+    config = open_checkpoint("random:small").config(Component.DINOV2)
+    model = Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**config)).eval()
+    model.load_state_dict(dinov2.model.state_dict())
+    return model
 
 
 def pictures(count: int, size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -26,11 +39,11 @@ def normalised(pixels: torch.Tensor) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def test_condition_equals_the_library_before_its_final_norm(dinov2: DinoV2) -> None:
+def test_condition_equals_the_library_before_its_final_norm(dinov2: DinoV2, library: Any) -> None:
     """At the table's own size transformers computes the same tokens in its own way."""
     picture = pictures(1, 126)
     pixels = normalised(torch.from_numpy(picture).permute(0, 3, 1, 2).float() / 255)
-    hidden = dinov2.model(pixels, output_hidden_states=True).hidden_states[-1]
+    hidden = library(pixels, output_hidden_states=True).hidden_states[-1]
 
     condition = dinov2.condition(picture)
 
@@ -42,11 +55,11 @@ def test_condition_equals_the_library_before_its_final_norm(dinov2: DinoV2) -> N
 
 
 @torch.inference_mode()
-def test_features_equal_the_library_s_normed_layers(dinov2: DinoV2) -> None:
+def test_features_equal_the_library_s_normed_layers(dinov2: DinoV2, library: Any) -> None:
     views = torch.rand(2, 3, 192, 192, generator=torch.Generator().manual_seed(1))
     pixels = normalised(F.interpolate(views, size=(448, 448), mode="bilinear"))
-    states = dinov2.model(pixels, output_hidden_states=True).hidden_states
-    expected = torch.cat([dinov2.model.layernorm(states[k + 1])[:, 5:] for k in range(4)], dim=-1)
+    states = library(pixels, output_hidden_states=True).hidden_states
+    expected = torch.cat([library.layernorm(states[k + 1])[:, 5:] for k in range(4)], dim=-1)
 
     features = dinov2.multiview_features(views)
 

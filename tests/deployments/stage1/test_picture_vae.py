@@ -59,7 +59,7 @@ def test_decode_gives_pictures_in_range() -> None:
     torch.testing.assert_close(decoded, (raw / 2 + 0.5).clamp(0, 1), atol=1e-5, rtol=1e-4)
 
 
-def test_fields_of_other_diffusers_versions_are_left_out() -> None:
+def test_fields_of_any_diffusers_version_are_left_out() -> None:
     config = open_checkpoint("random:small").config(Component.VAE)
     model = build_vae({**config, "_diffusers_version": "9.9", "field_of_tomorrow": 3})
     assert model.config.scaling_factor == 0.18215
