@@ -18,13 +18,18 @@ log = logging.getLogger("ray.serve")
 
 @dataclass(frozen=True)
 class Sight:
-    """A deployment in Serve's status. ``since``: when it was first seen with this status."""
+    """A deployment in Serve's status.
+
+    ``since`` is when it was first seen with this status, ``none_since`` when it was first seen with
+    no replica that runs or comes, if it has none.
+    """
 
     status: str  # UPDATING, HEALTHY, UNHEALTHY, DEPLOY_FAILED, UPSCALING, DOWNSCALING
     running: int
     coming: int  # replicas that start or recover
     message: str
     since: float = 0.0
+    none_since: float | None = None
 
 
 @dataclass(frozen=True)
@@ -104,5 +109,9 @@ def _word(status: object) -> str:
 def _dated(sight: Sight | None, before: Sight | None, now: float) -> Sight | None:
     if sight is None:
         return None
-    same = before is not None and before.status == sight.status
-    return replace(sight, since=before.since if same and before else now)
+    since, none_since = now, None if sight.running or sight.coming else now
+    if before is not None and before.status == sight.status:
+        since = before.since
+    if before is not None and before.none_since is not None and none_since is not None:
+        none_since = before.none_since
+    return replace(sight, since=since, none_since=none_since)

@@ -5,7 +5,7 @@
 | idle     | fresh heartbeats, all with a reason                                     |
 | starting | the application is there, no replica runs yet                           |
 | zero     | the same, scaled to zero on purpose                                     |
-| failed   | DEPLOY_FAILED, or UNHEALTHY for a while, without a running replica      |
+| failed   | DEPLOY_FAILED, or UNHEALTHY for too long, without a running replica     |
 | absent   | no such application                                                     |
 | unknown  | heartbeats stale and no recent status                                   |
 
@@ -28,20 +28,27 @@ from serve_app.jobs.tables import Database, stage_replicas
 FORGET_AFTER_S = 3600.0  # a replica's last words stay readable for so long
 CAUSE_COUNTS_S = 120.0  # and explain for so long why its successor is only starting
 SILENT = ("preprocess", "preview")  # they send no heartbeats: Serve's word is enough
-UNHEALTHY_GRACE_S = 15.0  # a killed replica's successor needs seconds: no failure yet
+NO_SUCCESSOR_S = 15.0  # UNHEALTHY with nothing on its way: Serve makes a successor in seconds
 
 
 class Registry:
     """Heartbeats of stage replicas, and what they mean for each stage.
 
     :param stale_s: heartbeats older than this, and a status three times as old, do not count.
+    :param start_wait_s: tells for how many seconds the successor of a lost replica may start.
     """
 
     def __init__(
-        self, database: Database, *, stale_s: float, clock: Callable[[], float] = time.time
+        self,
+        database: Database,
+        *,
+        stale_s: float,
+        start_wait_s: Callable[[], float],
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._database = database
         self._stale_s = stale_s
+        self._start_wait_s = start_wait_s
         self._clock = clock
 
     def beat(self, heartbeat: Heartbeat) -> None:
@@ -126,7 +133,13 @@ class Registry:
 
     def _from_sight(self, stage: str, sight: Sight) -> StageState:
         detail = f": {sight.message.strip()[-500:]}" if sight.message.strip() else ""
-        lasting = self._clock() - sight.since > UNHEALTHY_GRACE_S
+        # A successor loads its weights, for half a minute where they are large, and may need a
+        # second try. One that dies at each start is UNHEALTHY all along, too: that has to end.
+        none_since = self._clock() if sight.none_since is None else sight.none_since
+        lasting = (
+            self._clock() - none_since > NO_SUCCESSOR_S
+            or self._clock() - sight.since > self._start_wait_s()
+        )
         if sight.running == 0:
             if sight.status == "DEPLOY_FAILED":
                 return StageState(state="failed", reason=f"{stage} could not start{detail}")

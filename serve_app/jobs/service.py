@@ -83,7 +83,11 @@ class JobRoom:
         self._store = JobStore(database)
         self._claims = ClaimStore(database)
         self._usage = KeyUsage(database)
-        self._registry = Registry(database, stale_s=args.heartbeat_stale_s)
+        self._registry = Registry(
+            database,
+            stale_s=args.heartbeat_stale_s,
+            start_wait_s=lambda: self.live.start_wait_s,
+        )
         self._monitor = StatusMonitor(look, period_s=args.monitor_period_s)
         self._applications = dict(applications)
         self._watchers = Watchers()

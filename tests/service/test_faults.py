@@ -21,7 +21,7 @@ def test_a_killed_stage1_costs_time_and_not_the_answer(service):
     service.at_step(job, "stage1")
     service.kill("stage1", "Stage1")
     view = service.finished(job)
-    assert (view["status"], view["attempt"]) == ("succeeded", 2)
+    assert (view["status"], view["attempt"]) == ("succeeded", 2), view
     assert view["stage2"]["status"] == "completed"
 
 
@@ -30,7 +30,7 @@ def test_a_killed_stage2_is_tried_again_without_repeating_stage1(service):
     service.at_step(job, "stage2", step=1)
     service.kill("stage2", "Stage2")
     view = service.finished(job)
-    assert (view["status"], view["attempt"]) == ("succeeded", 2)
+    assert (view["status"], view["attempt"]) == ("succeeded", 2), view
     assert events(service, job).count(("stage", "stage1", "running")) == 1
 
 
@@ -39,7 +39,7 @@ def test_a_killed_jobs_room_loses_no_job(service):
     service.at_step(job, "stage1")
     service.kill("front", "Jobs")
     view = service.finished(job)
-    assert (view["status"], view["attempt"]) == ("succeeded", 2)
+    assert (view["status"], view["attempt"]) == ("succeeded", 2), view
 
 
 def test_a_deleted_job_frees_its_replica(service):
@@ -120,7 +120,7 @@ def test_a_new_front_loses_no_running_job(service):
     service.at_step(job, "stage1")
     service.deploy_front(max_queued_jobs=999)
     view = service.finished(job)
-    assert (view["status"], view["attempt"]) == ("succeeded", 1)
+    assert (view["status"], view["attempt"]) == ("succeeded", 1), view
 
 
 def test_a_client_that_leaves_takes_its_job_along(service):

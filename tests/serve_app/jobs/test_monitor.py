@@ -30,6 +30,22 @@ async def test_a_status_is_dated_from_when_it_was_first_seen():
     assert dates == [(100, "a"), (100, "b"), (110, "")]
 
 
+async def test_what_has_no_replica_is_dated_from_when_the_last_one_went():
+    clock = Clock()
+    counts = [(1, 0), (0, 0), (0, 0), (0, 1), (0, 0)]  # running and coming
+    sights = iter([Sight("UNHEALTHY", *both, "") for both in counts])
+    monitor = StatusMonitor(lambda: {"stage2": next(sights)}, period_s=1, clock=clock)
+    dates = []
+    for _ in counts:
+        await monitor.look()
+        assert monitor.latest is not None
+        sight = monitor.latest.stages["stage2"]
+        assert sight is not None
+        dates.append(sight.none_since)
+        clock.now += 5
+    assert dates == [None, 105, 105, None, 120]
+
+
 async def test_a_failed_look_leaves_the_old_snapshot():
     looks: list[int] = []
 

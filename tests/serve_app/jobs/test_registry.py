@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ UNHEALTHY = Sight("UNHEALTHY", 0, 1, "restarting", since=1_000_000.0)
 
 @pytest.fixture
 def registry(database: Any, clock: Any) -> Registry:
-    return Registry(database, stale_s=15, clock=clock)
+    return Registry(database, stale_s=15, start_wait_s=lambda: 180.0, clock=clock)
 
 
 def beat(stage: str = "stage2", replica: str = "r", **facts: Any) -> Heartbeat:
@@ -105,10 +106,15 @@ def test_without_heartbeats_serve_has_the_word(registry, sight, state, reason):
     assert reason in found.reason
 
 
-def test_unhealthy_is_a_failure_only_when_it_lasts(registry, clock):
-    assert stage2(registry, UNHEALTHY).state == "starting"
-    clock.now += 20
-    assert stage2(registry, UNHEALTHY, at=clock.now).state == "failed"
+@pytest.mark.parametrize(("coming", "grace"), [(0, 15), (1, 180)])
+def test_unhealthy_is_a_failure_only_when_it_lasts(registry, clock, coming, grace):
+    """A killed replica's successor may load its weights for as long as any replica may start."""
+    sight = replace(UNHEALTHY, coming=coming, none_since=None if coming else UNHEALTHY.since)
+    assert stage2(registry, sight).state == "starting"
+    clock.now += grace - 1
+    assert stage2(registry, sight, at=clock.now).state == "starting"
+    clock.now += 2
+    assert stage2(registry, sight, at=clock.now).state == "failed"
 
 
 @pytest.mark.parametrize("sight", [None, FAILED])
@@ -143,5 +149,5 @@ def test_the_long_gone_are_forgotten(registry, clock, database):
     registry.beat(beat(replica="old"))
     clock.now += 3601
     registry.beat(beat(replica="new"))
-    patient = Registry(database, stale_s=1e6, clock=clock)
+    patient = Registry(database, stale_s=1e6, start_wait_s=lambda: 180.0, clock=clock)
     assert [facts.replica for facts in stage2(patient).replicas] == ["new"]

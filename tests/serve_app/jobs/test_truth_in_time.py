@@ -25,7 +25,12 @@ class Life:
 
     def __init__(self, database: Any, clock: Any) -> None:
         self.clock = clock
-        self.registry = Registry(database, stale_s=FRONT.heartbeat_stale_s, clock=clock)
+        self.registry = Registry(
+            database,
+            stale_s=FRONT.heartbeat_stale_s,
+            start_wait_s=lambda: FRONT.start_wait_s,
+            clock=clock,
+        )
         self.sight: Sight | None = RUNS
         self.monitor = StatusMonitor(
             lambda: {"stage2": self.sight}, period_s=FRONT.monitor_period_s, clock=clock
