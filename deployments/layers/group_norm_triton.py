@@ -252,7 +252,8 @@ def group_norm(
     """
     pictures, first, *space = parts[0].shape
     pixels, joint = math.prod(space), sum(part.shape[1] for part in parts)
-    chunks = moments[0][0].shape[1]
+    chunks, width = moments[0][0].shape[1], joint // groups
+    held = triton.next_power_of_2(chunks), triton.next_power_of_2(width)
     factor = moments[0][0].new_empty(pictures, joint)
     offset = torch.empty_like(factor)
     _group_factors[(pictures, groups)](
@@ -272,8 +273,9 @@ def group_norm(
         ROWS=CHUNK,
         SHIFTED=shift is not None,
         SKIP=len(parts) > 1,
-        CHUNKS=triton.next_power_of_2(chunks),
-        BLOCK=triton.next_power_of_2(joint // groups),
+        CHUNKS=held[0],
+        BLOCK=held[1],
+        num_warps=max(1, min(8, held[0] * held[1] // 512)),
     )
     layout = torch.channels_last if parts[0].ndim == 4 else torch.channels_last_3d
     out = torch.empty(
