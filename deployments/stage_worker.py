@@ -284,7 +284,9 @@ class StageWorker:
             now = time.monotonic()
             await asyncio.sleep(min(period, max(ends - margin - now, 0.0)))
             asked = time.monotonic()
-            patience = max(min(period, ends - margin - asked), margin / 2)
+            # A slow answer is waited for, and a lost one leaves time to ask again.
+            left = ends - margin - asked
+            patience = max(min(period, left), left / 2, margin / 2)
             with contextlib.suppress(Exception):  # nobody there: the lease last seen counts
                 ends = asked + await asyncio.wait_for(self._ask_lease(order), patience)
             if ends - time.monotonic() <= margin:

@@ -270,6 +270,19 @@ async def test_without_an_answer_the_run_ends_shortly_before_its_lease():
     assert work.done < 1000
 
 
+async def test_a_slow_answer_is_waited_for():
+    """On a busy machine an answer takes longer than the time between two questions."""
+
+    async def slow(order: WorkOrder) -> float:
+        await asyncio.sleep(0.2)
+        return 1.0
+
+    order = WorkOrder("j", 1, lease_s=1.0)
+    worker, work = StageWorker(FACTS, ask_lease=slow, alive_check_s=0.02), Steps(150, 0.01)
+    items = await collect(worker, work, order)
+    assert isinstance(items[-1], Finished)
+
+
 async def test_a_lease_that_nobody_renews_ends_the_run_before_another_may_begin():
     over = time.monotonic() + 0.4
 
