@@ -25,8 +25,8 @@ LOGS = {"encoding": "JSON"}
 SECRET = "whsec_" + base64.b64encode(bytes(32)).decode()
 QUICK = {"texture_size": "256", "target_faces": "2000"}
 
-# Seconds. Short, so that faults are noticed while a test waits; but a busy machine takes seconds for
-# an answer, and a lease that runs out meanwhile costs an attempt that no test asked for.
+# Seconds. Short, so that faults are noticed while a test waits; but a busy machine takes seconds
+# for an answer, and a lease that runs out meanwhile costs an attempt that no test asked for.
 LEASE, STALE, BEAT, LOOK = 15.0, 6.0, 1.0, 1.0
 
 
