@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deployments.errors import CheckpointError
+from deployments.checkpoints.library_config import read_sizes
 from deployments.layers.attention.dense import sdpa
 
 # Fields of config.json that have one value in every checkpoint of this method.
@@ -46,15 +46,8 @@ class Dinov2Config:
 
         :raises CheckpointError: for values that describe another network than this one.
         """
-        for name, fixed in _FIXED.items():
-            found = values.get(name, fixed)
-            if found != fixed:
-                raise CheckpointError(
-                    f"config.json of DINOv2: {name} is {found!r}, this network has {fixed!r}",
-                    code="checkpoint_config",
-                )
-        known = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in values.items() if name in known})
+        names = [field.name for field in fields(cls)]
+        return cls(**read_sizes(values, names, network="DINOv2", fixed=_FIXED))
 
 
 class Dinov2Network(nn.Module):

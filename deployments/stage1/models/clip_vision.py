@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deployments.checkpoints.library_config import read_sizes
 from deployments.errors import CheckpointError
 from deployments.layers.attention.dense import sdpa
 
@@ -41,8 +42,8 @@ class ClipVisionConfig:
 
         :raises CheckpointError: for an activation that this network does not have.
         """
-        known = {field.name for field in fields(cls)}
-        config = cls(**{name: value for name, value in values.items() if name in known})
+        names = [field.name for field in fields(cls)]
+        config = cls(**read_sizes(values, names, network="the CLIP encoder", fixed={}))
         if config.hidden_act not in _ACTIVATIONS:
             raise CheckpointError(
                 f"config.json of the CLIP encoder: hidden_act is {config.hidden_act!r}, this "

@@ -14,7 +14,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deployments.errors import CheckpointError
+from deployments.checkpoints.library_config import read_sizes
 from deployments.layers.attention.dense import sdpa
 
 _EPS = 1e-6
@@ -48,23 +48,13 @@ class AutoencoderConfig:
         :raises CheckpointError: for values that describe another network than this one.
         """
         levels = len(values.get("block_out_channels", cls.block_out_channels))
-        fixed = _FIXED | {
+        blocks = {
             "down_block_types": ["DownEncoderBlock2D"] * levels,
             "up_block_types": ["UpDecoderBlock2D"] * levels,
         }
-        for name, only in fixed.items():
-            found = values.get(name, only)
-            if (list(found) if isinstance(found, tuple) else found) != only:
-                raise CheckpointError(
-                    f"config.json of the picture autoencoder: {name} is {found!r}, this network "
-                    f"has {only!r}",
-                    code="checkpoint_config",
-                )
-        known = {field.name for field in fields(cls)}
-        sizes = {name: value for name, value in values.items() if name in known}
-        if "block_out_channels" in sizes:
-            sizes["block_out_channels"] = tuple(sizes["block_out_channels"])
-        return cls(**sizes)
+        names = [field.name for field in fields(cls)]
+        network = "the picture autoencoder"
+        return cls(**read_sizes(values, names, network=network, fixed=_FIXED | blocks))
 
 
 class PictureAutoencoder(nn.Module):
